@@ -1,0 +1,33 @@
+# make demo   the whole pipeline on the demo's small models, on a CPU
+# make test   all tests; make lint   style and types
+# Each makes the environment .venv first, once.
+
+PYTHON ?= python3
+BIN = .venv/bin
+ONE_THREAD_A_WORKER = OMP_NUM_THREADS=1
+
+.PHONY: demo test lint
+
+.venv: .venv/installed
+
+.venv/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; name one: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+demo: .venv/installed
+	@$(BIN)/python demo/run.py
+
+test: .venv/installed-dev
+	$(ONE_THREAD_A_WORKER) $(BIN)/python -m pytest -n 2
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

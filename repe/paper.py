@@ -1,0 +1,129 @@
+"""Facts of the paper as data: concepts, languages, model families and the settings its figures use.
+
+Xu, Dong, Guo, Wu, Xiong: "Exploring Multilingual Human Value Concepts in Large Language Models: Is Value Alignment
+Consistent, Transferable and Controllable across Languages?", arXiv 2402.18120, Findings of EMNLP 2024.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+CONCEPTS = ("morality", "deontology", "utilitarianism", "fairness", "truthfulness", "toxicity", "harmfulness")
+
+# The order of the columns of Table 6 and of the groups of Figure 2.
+LANGUAGES = ("en", "fr", "zh", "es", "pt", "vi", "ca", "id", "ja", "ko", "fi", "hu", "ta", "te", "sw", "ny")
+
+# The languages that all three families are compared in (similarity across layers).
+SHARED_LANGUAGES = ("en", "fr", "zh", "es", "pt", "vi", "ca", "id")
+
+# Part of the pairs that vectors are trained on; the rest is the test set whatever part is trained on.
+TRAIN_SHARE = 0.8
+
+# The models of about seven billion parameters, one a family: Figures 4 and 5, and the dashed line of Figure 2.
+SEVEN_BILLION = ("llama2-chat-7B", "qwen-chat-7B", "bloomz-7B1")
+
+# The linguistic distances of Table 1, in its order.
+DISTANCES = ("genetic", "syntactic", "geographic", "phonological")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that share a pre-training mix of languages, and with it their place in the cross-lingual figures."""
+
+    name: str
+    """As on the command line (`--model-family`)."""
+    label: str
+    """As printed in tables and figures."""
+    axis: tuple[str, ...] = ()
+    """Languages of the cross-lingual figures, by falling share of the pre-training text."""
+    left_out: tuple[str, ...] = ()
+    """Languages of the paper that the family hardly saw: not in its cross-lingual figures (Section 4)."""
+    high_resource: tuple[str, ...] = ()
+    """Languages that Table 1's "Split" counts as high-resource."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Percent of the pre-training text a language, where published."""
+
+    def order(self, languages: Iterable[str]) -> list[str]:
+        """`languages` as the family's figures show them: by share, left-out ones dropped, ones unknown to the paper last."""
+        given = list(languages)
+        known = [language for language in self.axis if language in given]
+        return known + [lang for lang in given if lang not in self.axis and lang not in self.left_out]
+
+    def is_high_resource(self, language: str, languages: list[str]) -> bool:
+        """Whether Table 1 counts `language` as high-resource; a family without facts counts its first language alone."""
+        return language in (self.high_resource or languages[:1])
+
+
+_LLAMA2_SHARES = {
+    "en": 89.70,
+    "fr": 0.16,
+    "zh": 0.13,
+    "es": 0.13,
+    "ja": 0.10,
+    "pt": 0.09,
+    "vi": 0.08,
+    "ko": 0.06,
+    "ca": 0.04,
+    "id": 0.03,
+    "fi": 0.03,
+    "hu": 0.03,
+}
+_BLOOMZ_SHARES = {
+    "en": 30.03774,
+    "zh": 16.16741,
+    "fr": 12.89844,
+    "es": 10.84550,
+    "pt": 4.91041,
+    "vi": 2.70733,
+    "id": 1.23708,
+    "ca": 1.10206,
+    "ta": 0.49485,
+    "te": 0.18541,
+    "sw": 0.01465,
+    "ny": 0.00007,
+}
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family(
+            name="llama2",
+            label="LLaMA2-chat",
+            axis=("en", "fr", "zh", "es", "ja", "pt", "vi", "ko", "ca", "id", "fi", "hu"),
+            left_out=("ny", "sw", "ta", "te"),
+            high_resource=("en",),
+            shares=_LLAMA2_SHARES,
+        ),
+        # Qwen's shares are not published; the released values do no more than fix the order of the axis.
+        Family(
+            name="qwen",
+            label="Qwen-chat",
+            axis=("zh", "en", "fr", "es", "ja", "pt", "vi", "ko", "ca", "id", "fi", "hu"),
+            left_out=("ny", "sw", "ta", "te"),
+            high_resource=("zh", "en"),
+        ),
+        Family(
+            name="bloomz",
+            label="BLOOMZ",
+            axis=("en", "zh", "fr", "es", "pt", "vi", "id", "ca", "ta", "te", "sw", "ny"),
+            left_out=("ja", "ko", "fi", "hu"),
+            high_resource=SHARED_LANGUAGES,
+            shares=_BLOOMZ_SHARES,
+        ),
+        # A model of which nothing is known: every language, in the order given; only the first counts as high-resource.
+        Family(name="none", label=""),
+    )
+}
+
+
+def family_by_name(model: str) -> Family:
+    """The family that a model's name tells: one that contains llama, qwen or bloom, else `none`."""
+    for part, name in (("llama", "llama2"), ("qwen", "qwen"), ("bloom", "bloomz")):
+        if part in model.lower():
+            return FAMILIES[name]
+    return FAMILIES["none"]
+
+
+def in_paper_order(names: Iterable[str], order: tuple[str, ...]) -> list[str]:
+    """`names` without repeats, those of `order` first and in that order, the others by name."""
+    unique = set(names)
+    return [name for name in order if name in unique] + sorted(unique.difference(order))
