@@ -1,1 +1,1 @@
-"""Multilingual human value concepts in large language models: collect, recognise, compare and transfer concept vectors."""
+"""Multilingual human value concepts in large language models: collect, recognise, compare, transfer."""

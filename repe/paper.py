@@ -43,13 +43,13 @@ class Family:
     """Percent of the pre-training text a language, where published."""
 
     def order(self, languages: Iterable[str]) -> list[str]:
-        """`languages` as the family's figures show them: by share, left-out ones dropped, ones unknown to the paper last."""
+        """`languages` as the family's figures show them: by share, without those left out, languages of your own last."""
         given = list(languages)
         known = [language for language in self.axis if language in given]
         return known + [lang for lang in given if lang not in self.axis and lang not in self.left_out]
 
     def is_high_resource(self, language: str, languages: list[str]) -> bool:
-        """Whether Table 1 counts `language` as high-resource; a family without facts counts its first language alone."""
+        """Whether Table 1 counts `language` as high-resource; one without facts counts its first language."""
         return language in (self.high_resource or languages[:1])
 
 

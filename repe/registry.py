@@ -1,0 +1,80 @@
+"""Models by name and size: adding one is adding a row.
+
+Layer counts are not here: they come from a model's own config, and in analyses from the result files.
+"""
+
+from dataclasses import dataclass
+
+from repe.errors import UserError
+
+PLAIN = "{input}"
+# The trailing space is the released template's: the last token is the one after `[/INST]`.
+LLAMA2_CHAT = "[INST] {input} [/INST] "
+# The tokenizer's own chat template, the user's turn alone, up to where the reply begins.
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model: where its weights are and how it is asked."""
+
+    name: str
+    """`--model-name`."""
+    size: str
+    """`--model-size`."""
+    hub_id: str
+    family: str
+    """Key of `repe.paper.FAMILIES`."""
+    template: str
+    """What stands around a text, `{input}` in its place; or `auto`."""
+    dtype: str
+    """Of the published weights: what `--dtype auto` takes on a GPU."""
+
+    @property
+    def label(self) -> str:
+        """Name of the results folder."""
+        return f"{self.name}-{self.size}"
+
+
+MODELS = {
+    entry.label: entry
+    for entry in (
+        # The paper's models. Its code calls the plain form bad for LLaMA2-chat and ChatML bad for Qwen-chat.
+        Entry("llama2-chat", "7B", "meta-llama/Llama-2-7b-chat-hf", "llama2", LLAMA2_CHAT, "float16"),
+        Entry("llama2-chat", "13B", "meta-llama/Llama-2-13b-chat-hf", "llama2", LLAMA2_CHAT, "float16"),
+        Entry("llama2-chat", "70B", "meta-llama/Llama-2-70b-chat-hf", "llama2", LLAMA2_CHAT, "float16"),
+        Entry("qwen-chat", "1B8", "Qwen/Qwen-1_8B-Chat", "qwen", PLAIN, "bfloat16"),
+        Entry("qwen-chat", "7B", "Qwen/Qwen-7B-Chat", "qwen", PLAIN, "bfloat16"),
+        Entry("qwen-chat", "14B", "Qwen/Qwen-14B-Chat", "qwen", PLAIN, "bfloat16"),
+        Entry("bloomz", "560M", "bigscience/bloomz-560m", "bloomz", PLAIN, "float16"),
+        Entry("bloomz", "1B1", "bigscience/bloomz-1b1", "bloomz", PLAIN, "float16"),
+        Entry("bloomz", "1B7", "bigscience/bloomz-1b7", "bloomz", PLAIN, "float16"),
+        Entry("bloomz", "3B", "bigscience/bloomz-3b", "bloomz", PLAIN, "float16"),
+        Entry("bloomz", "7B1", "bigscience/bloomz-7b1", "bloomz", PLAIN, "float16"),
+        # Their base models.
+        Entry("llama2", "7B", "meta-llama/Llama-2-7b-hf", "llama2", PLAIN, "float16"),
+        Entry("llama2", "13B", "meta-llama/Llama-2-13b-hf", "llama2", PLAIN, "float16"),
+        Entry("bloom", "7B1", "bigscience/bloom-7b1", "bloomz", PLAIN, "float16"),
+    )
+}
+
+DEFAULT_NAME, DEFAULT_SIZE = "llama2-chat", "7B"
+
+
+def entry(name: str | None, size: str | None) -> Entry:
+    """The row for a name and a size; llama2-chat and 7B where they are not given.
+
+    Raises:
+        UserError: there is no such name, or not in this size.
+    """
+    name, size = name or DEFAULT_NAME, size or DEFAULT_SIZE
+    sizes = [row.size for row in MODELS.values() if row.name == name]
+    if not sizes:
+        names = " ".join(dict.fromkeys(row.name for row in MODELS.values()))
+        raise UserError(
+            f"--model-name {name} is not in the registry (it has {names}); "
+            "for any other model leave name and size out and give --model-path"
+        )
+    if size not in sizes:
+        raise UserError(f"--model-size {size} of {name} is not in the registry: it has {' '.join(sizes)}")
+    return MODELS[f"{name}-{size}"]

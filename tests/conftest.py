@@ -1,0 +1,163 @@
+"""Tiny models of several architectures, small data, and a way to run the scripts as a user does."""
+
+import importlib
+import json
+import os
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # so that the scripts, which are no package, can be imported
+
+torch.set_num_threads(1)
+
+SPECIAL = ("<pad>", "<s>", "</s>")
+HIDDEN, LAYERS = 32, 3
+
+
+def byte_tokenizer(*, bos: bool = True, padding_side: str = "left", pad: bool = True) -> PreTrainedTokenizerFast:
+    """A tokenizer of single bytes: no training, every text has a length of its own."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if bos:
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>" if pad else None,
+        padding_side=padding_side,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def config(family: str, hidden: int = HIDDEN, layers: int = LAYERS) -> transformers.PretrainedConfig:
+    """A configuration of one of the architectures that the tests know."""
+    vocabulary = len(SPECIAL) + 256
+    common = {"vocab_size": vocabulary, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    usual = common | {
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+    }
+    groups = {"num_key_value_heads": 2}
+    makers: dict[str, Callable[[], transformers.PretrainedConfig]] = {
+        "llama": lambda: transformers.LlamaConfig(**usual, **groups),
+        "qwen2": lambda: transformers.Qwen2Config(**usual, **groups),
+        "bloom": lambda: transformers.BloomConfig(**common, hidden_size=hidden, n_layer=layers, n_head=4),
+        "gpt_neox": lambda: transformers.GPTNeoXConfig(**usual),
+        "gpt2": lambda: transformers.GPT2Config(**common, n_embd=hidden, n_layer=layers, n_head=4, n_positions=256),
+        "mistral": lambda: transformers.MistralConfig(**usual, **groups, sliding_window=16),
+        "bert": lambda: transformers.BertConfig(**usual),
+    }
+    return makers[family]()
+
+
+def build(folder: Path, family: str, seed: int = 0, **tokenizer: object) -> Path:
+    """A model of random weights and its tokenizer in `folder`; causal models are saved with their vocabulary head."""
+    torch.manual_seed(seed)
+    made = config(family)
+    kind = transformers.AutoModel if family == "bert" else transformers.AutoModelForCausalLM
+    model = kind.from_config(made)
+    # Random weights as they come give every text nearly the same state.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4 if parameter.ndim > 1 else 1)
+    model.save_pretrained(folder)
+    byte_tokenizer(**tokenizer).save_pretrained(folder)  # type: ignore[arg-type]
+    return folder
+
+
+FAMILIES = ("llama", "qwen2", "bloom", "gpt_neox", "gpt2", "mistral", "bert")
+
+
+@pytest.fixture(scope="session")
+def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints by architecture."""
+    return {family: build(tmp_path_factory.mktemp("models") / f"tiny-{family}", family) for family in FAMILIES}
+
+
+WORDS = "bag dog gives takes helps hurts a the old new friend stranger bread water house and for from with it".split()
+
+
+def write_data(
+    folder: Path, concept: str, language: str, pairs: int = 20, told_by: tuple[str, str] | None = None
+) -> Path:
+    """Pairs of made-up sentences that differ in their last word, some with equal sides, in an MVALUE file.
+
+    The last words are drawn at random, or always the two of `told_by`, the positive one first.
+    """
+    generator = random.Random(f"{concept} {language}")
+    groups: dict[str, dict[str, dict[str, str]]] = {}
+    for number in range(pairs):
+        sentence = " ".join(generator.choices(WORDS, k=generator.randint(2, 9)))
+        positive, negative = told_by or generator.sample(WORDS, 2)
+        sample = {"pos": f"{sentence} {language} {positive}", "neg": f"{sentence} {language} {negative}"}
+        if number % 7 == 6:
+            sample["neg"] = sample["pos"]
+        if concept == "deontology":
+            sample["scenario"] = " ".join(generator.choices(WORDS, k=4))
+        if concept == "truthfulness":
+            sample["question"] = " ".join(generator.choices(WORDS, k=4)) + "?"
+        groups.setdefault(f"g{number % 3}", {})[str(number)] = sample
+    path = folder / concept / f"{concept}_{language}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(groups, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """Four concepts in three languages; every language has its own number of pairs."""
+    for concept in ("morality", "deontology", "truthfulness", "toxicity"):
+        for number, language in enumerate(("en", "fr", "zh")):
+            write_data(tmp_path / "data", concept, language, pairs=18 + 3 * number)
+    return tmp_path / "data"
+
+
+@dataclass
+class Ended:
+    """How a script ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def script(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
+    """Run one of the scripts with arguments, in this process: `script("collect_vector", "--lang", "en")`."""
+
+    def run(name: str, *arguments: object) -> Ended:
+        module = importlib.import_module(name)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            module.start()
+        captured = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of golden numbers; tests that need it skip without the variable that names it."""
+    named = os.environ.get("REPE_GOLDEN")
+    if not named:
+        pytest.skip("REPE_GOLDEN does not name a folder of golden numbers")
+    return Path(named) / "golden"

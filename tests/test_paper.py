@@ -1,0 +1,48 @@
+"""The paper's facts agree with each other."""
+
+import pytest
+
+from repe.paper import FAMILIES, LANGUAGES, SHARED_LANGUAGES, family_by_name, in_paper_order
+from repe.registry import MODELS
+
+PUBLISHED = [family for family in FAMILIES.values() if family.axis]
+
+
+@pytest.mark.parametrize("family", PUBLISHED, ids=lambda family: family.name)
+def test_a_family_shows_or_leaves_out_each_language(family) -> None:
+    assert sorted(family.axis + family.left_out) == sorted(LANGUAGES)
+    assert set(SHARED_LANGUAGES) <= set(family.axis)
+    assert set(family.high_resource) <= set(family.axis)
+
+
+@pytest.mark.parametrize("family", [family for family in PUBLISHED if family.shares], ids=lambda family: family.name)
+def test_axes_follow_the_shares(family) -> None:
+    assert list(family.shares) == list(family.axis)
+    assert sorted(family.shares.values(), reverse=True) == list(family.shares.values())
+    assert 70 < sum(family.shares.values()) < 100
+
+
+def test_a_family_orders_by_share_and_appends_languages_of_the_users_own() -> None:
+    assert FAMILIES["qwen"].order(["en", "de", "sw", "zh"]) == ["zh", "en", "de"]
+    assert FAMILIES["none"].order(["sw", "en"]) == ["sw", "en"]
+
+
+def test_a_family_without_facts_counts_its_first_language_as_high_resource() -> None:
+    languages = ["sw", "en"]
+    assert [FAMILIES["none"].is_high_resource(language, languages) for language in languages] == [True, False]
+    assert [FAMILIES["llama2"].is_high_resource(language, languages) for language in languages] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("model", "family"), [("llama2-chat-7B", "llama2"), ("My-Qwen3", "qwen"), ("bloom-7B1", "bloomz"), ("gpt2", "none")]
+)
+def test_a_name_tells_the_family(model: str, family: str) -> None:
+    assert family_by_name(model).name == family
+
+
+def test_registry_rows_name_known_families() -> None:
+    assert {row.family for row in MODELS.values()} <= set(FAMILIES)
+
+
+def test_paper_order_puts_the_papers_names_first() -> None:
+    assert in_paper_order(["xx", "sw", "aa", "en", "sw"], LANGUAGES) == ["en", "sw", "aa", "xx"]
