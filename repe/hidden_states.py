@@ -1,0 +1,149 @@
+"""Hidden states of the last token: what the paper's concept vectors are made of (Section 3.1).
+
+State l of a text, for l in 1..N, is what block l (counted from 1) gives for the text's last token; state N is taken
+after the model's final norm. That is Transformers' `hidden_states[l]`; the embeddings, `hidden_states[0]`, are left
+out.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from repe.errors import UserError
+from repe.models import Model
+
+# Padded tokens a batch with `--batch-size auto`: enough to fill the arithmetic units, little enough for any machine.
+AUTO_TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 4096}
+
+
+@torch.inference_mode()
+def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None = None) -> torch.Tensor:
+    """Run `texts` through the trunk and keep each one's last token.
+
+    Texts of like length share a batch. They are padded on the right whatever the tokenizer's side: a causal model then
+    needs neither shifted positions nor a mask for the tokens that count, and an encoder has its mask.
+
+    Args:
+        model: trunk, tokenizer and template.
+        texts: without the template.
+        batch_size: texts a batch; None for as many as a budget of tokens allows.
+
+    Returns:
+        (layers, texts, hidden) in the model's dtype, on the device that token ids go to; texts in the order given.
+
+    Raises:
+        UserError: a text has no token or more than the model has positions for; a state is not finite.
+    """
+    tokens = tokenize(model, texts)
+    states = torch.empty(model.layers, len(texts), model.hidden_size, dtype=model.dtype, device=model.device)
+    with _kept_last_tokens([*model.blocks][:-1]) as kept:
+        for rows in batches([len(ids) for ids in tokens], model.device.type, batch_size):
+            ids, mask, last = _padded([tokens[row] for row in rows], model)
+            kept.start(last)
+            output = model.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            index = torch.tensor(rows, device=states.device)
+            for layer, state in enumerate([*kept.states, _rows(output, last)]):
+                states[layer, index] = state.to(states.device)
+    _check_finite(model, states, texts)
+    return states
+
+
+def tokenize(model: Model, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text in the model's template.
+
+    Raises:
+        UserError: a text has no token, or more than the model has positions for.
+    """
+    rendered = [model.template.render(text) for text in texts]
+    tokens = model.tokenizer(
+        rendered,
+        add_special_tokens=model.template.special_tokens,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )["input_ids"]
+    for text, ids in zip(texts, tokens, strict=True):
+        if not ids:
+            raise UserError(f"{model.label} makes no token of the text {shorten(text)}: mend the text or the template")
+        if model.max_tokens and len(ids) > model.max_tokens:
+            raise UserError(
+                f"the text {shorten(text)} has {len(ids)} tokens, {model.label} takes {model.max_tokens}: shorten it"
+            )
+    return tokens  # type: ignore[no-any-return]
+
+
+def shorten(text: str, length: int = 60) -> str:
+    """`text` in quotes, cut for a message."""
+    return repr(text if len(text) <= length else f"{text[:length]}...")
+
+
+def batches(lengths: Sequence[int], device: str, batch_size: int | None) -> Iterator[list[int]]:
+    """Indices of texts by falling length, so that padding is rare and the largest batch comes first.
+
+    Args:
+        lengths: tokens of each text.
+        device: its type decides the budget of padded tokens where `batch_size` is None.
+        batch_size: texts a batch, or None.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    start = 0
+    while start < len(order):
+        size = batch_size or max(1, AUTO_TOKENS[device] // max(1, lengths[order[start]]))
+        yield order[start : start + size]
+        start += size
+
+
+def _padded(tokens: list[list[int]], model: Model) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token ids and mask (texts, tokens), padded on the right, and the index of each text's last token."""
+    lengths = torch.tensor([len(ids) for ids in tokens])
+    # What stands in the padding does not matter, but it has to be a token that there is.
+    ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in tokens], batch_first=True, padding_value=0)
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    return ids.to(model.device), mask.to(model.device), (lengths - 1).to(model.device)
+
+
+def _rows(states: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    """The state of each text's last token, (texts, hidden), from those of all tokens, (texts, tokens, hidden)."""
+    # Indexing with tensors copies, so the states of all tokens can be freed.
+    return states[torch.arange(len(last), device=states.device), last.to(states.device)]
+
+
+class _Kept:
+    """What the hooks have seen of the batch under way."""
+
+    def __init__(self) -> None:
+        self.states: list[torch.Tensor] = []
+        self.last = torch.empty(0)
+
+    def start(self, last: torch.Tensor) -> None:
+        self.states, self.last = [], last
+
+    def hook(self, _block: nn.Module, _inputs: Any, output: Any) -> None:
+        # Blocks give a tensor in some architectures, in others a tuple that begins with it.
+        self.states.append(_rows(output[0] if isinstance(output, tuple) else output, self.last))
+
+
+@contextmanager
+def _kept_last_tokens(blocks: Sequence[nn.Module]) -> Iterator[_Kept]:
+    """Keep the last tokens' states of `blocks` while the trunk runs; the hooks go again, whatever happens."""
+    kept = _Kept()
+    hooks = [block.register_forward_hook(kept.hook) for block in blocks]
+    try:
+        yield kept
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _check_finite(model: Model, states: torch.Tensor, texts: Sequence[str]) -> None:
+    # One number a state: a sum is not finite if a part is not, and needs no mask of the tensor's size.
+    bad = ~torch.isfinite(states.sum(dim=-1, dtype=torch.float32))
+    if bad.any():
+        layer, text = (int(index) for index in bad.nonzero()[0])
+        raise UserError(
+            f"{model.label}: layer {layer + 1} of the text {shorten(texts[text])} is not finite in {model.dtype}: "
+            "use a wider --dtype (bfloat16 or float32)"
+        )

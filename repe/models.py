@@ -1,0 +1,187 @@
+"""Loading a model's trunk and tokenizer from a folder of files, whatever its architecture."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from repe.errors import UserError
+from repe.hub import ModelFolder
+from repe.templates import Template
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+# Tokenizers without a limit of their own say a number like this.
+NO_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trunk (embeddings, blocks, final norm; no vocabulary head) with what it takes to feed it text."""
+
+    label: str
+    trunk: nn.Module
+    blocks: nn.ModuleList
+    tokenizer: Any
+    template: Template
+    device: torch.device
+    """Where token ids go in."""
+    dtype: torch.dtype
+    max_tokens: int | None
+    """Longest text that the positions allow; None where there is no limit."""
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks, N: states are numbered 1..N."""
+        return len(self.blocks)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of a state."""
+        return int(_text_config(self.trunk.config).hidden_size)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device for `--device`: `auto` takes a GPU where there is one.
+
+    Raises:
+        UserError: it is not there, or no device's name.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name!r} is no device: use auto, cpu, cuda, cuda:1 or mps") from None
+    if not available.get(device.type) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"--device {name} is not on this machine: use auto or cpu")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device, published: str) -> torch.dtype:
+    """The number type for `--dtype`: `auto` is float32 on a CPU, else that of the published weights."""
+    if name == "auto":
+        name = "float32" if device.type == "cpu" else published
+    return DTYPES[name]
+
+
+def published_dtype(folder: ModelFolder) -> str:
+    """The number type that a checkpoint's config names; float16 where it names none that is known here."""
+    config = transformers.PretrainedConfig.get_config_dict(folder.path)[0]
+    name = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
+    return name if name in DTYPES else "float16"
+
+
+def versions() -> dict[str, str]:
+    """The versions of what computes the states."""
+    return {"torch": str(torch.__version__), "transformers": transformers.__version__}
+
+
+def load_tokenizer(folder: ModelFolder, trust_remote_code: bool = False) -> Any:
+    """The tokenizer in a model's folder.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    transformers.logging.set_verbosity_error()
+    with _readable(folder):
+        return transformers.AutoTokenizer.from_pretrained(folder.path, trust_remote_code=trust_remote_code)
+
+
+@contextmanager
+def _readable(folder: ModelFolder) -> Iterator[None]:
+    try:
+        yield
+    # Transformers raises OSError, ValueError, KeyError, RuntimeError and safetensors' own for what is wrong with files.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{folder.path} cannot be loaded: {reason}") from error
+
+
+def load(
+    folder: ModelFolder,
+    label: str,
+    *,
+    tokenizer: Any,
+    template: Template,
+    device: torch.device,
+    dtype: torch.dtype,
+    trust_remote_code: bool = False,
+) -> Model:
+    """Load the trunk; its layers are counted, not looked up.
+
+    Args:
+        folder: the model's files.
+        label: name for messages and results.
+        tokenizer: the model's.
+        template: what stands around a text.
+        device: where to; a GPU without a number means all of them, with what does not fit kept on the CPU.
+        dtype: of the weights and of the states.
+
+    Raises:
+        UserError: the files are no causal or encoder model of Transformers, or parts are missing or damaged.
+    """
+    where = {"": str(device)} if device.type == "cpu" or device.index is not None else "auto"
+    with _readable(folder):
+        trunk, info = transformers.AutoModel.from_pretrained(
+            folder.path,
+            dtype=dtype,
+            device_map=where,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    _check_weights(folder, info)
+    trunk.eval()
+    return Model(
+        label=label,
+        trunk=trunk,
+        blocks=find_blocks(trunk),
+        tokenizer=tokenizer,
+        template=template,
+        device=trunk.get_input_embeddings().weight.device,
+        dtype=dtype,
+        max_tokens=_max_tokens(trunk.config, tokenizer),
+    )
+
+
+def _check_weights(folder: ModelFolder, info: dict[str, Any]) -> None:
+    """Refuse a checkpoint that left a part of the trunk at random values; a pooler above the states does not matter."""
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    if missing or info.get("mismatched_keys"):
+        names = missing or sorted(str(item[0]) for item in info["mismatched_keys"])
+        raise UserError(
+            f"{folder.path}: {len(names)} tensors are missing or of another shape, {names[0]} first: "
+            "download the checkpoint again"
+        )
+
+
+def _text_config(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def find_blocks(trunk: nn.Module) -> nn.ModuleList:
+    """The list of blocks: the outermost module list that is as long as the config says the model is deep.
+
+    Raises:
+        UserError: there is none, or the model is an encoder with a decoder.
+    """
+    config = _text_config(trunk.config)
+    depth = getattr(config, "num_hidden_layers", None)
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"{type(trunk).__name__} has an encoder and a decoder: take a causal or an encoder model")
+    for _, module in trunk.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return module
+    raise UserError(f"{type(trunk).__name__} has no list of {depth} blocks: this architecture is not supported")
+
+
+def _max_tokens(config: Any, tokenizer: Any) -> int | None:
+    # Bloom's positions have no limit, and its config none of these.
+    limits = [getattr(_text_config(config), "max_position_embeddings", None), tokenizer.model_max_length]
+    return min((int(limit) for limit in limits if limit and 0 < limit < NO_LIMIT), default=None)
