@@ -1,0 +1,347 @@
+"""Result files: concept vectors (`reader_dict.pt`) and recognition accuracy (`acc.pt`), one folder a model and concept.
+
+Both hold plain dicts, lists, strings, numbers and tensors, and are read with `torch.load(weights_only=True)`. Where a
+language is only in a released download (`.pk`), it is read from there. A run adds what is missing and keeps the rest;
+the file is locked while it changes, and replaced whole.
+"""
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from repe import released
+from repe.errors import UserError
+from repe.files import locked, plain_name, sha256, write_whole
+from repe.paper import FAMILIES, LANGUAGES, TRAIN_SHARE, Family, family_by_name, in_paper_order
+
+FORMAT = 1
+
+# What must be equal for results to stand in one file; other parts of meta (versions, sources) are for the record.
+SETTINGS = ("weights", "template", "special_tokens", "dtype", "split", "method", "random_direction", "seed")
+
+
+def model_folder(model: str, split: float) -> str:
+    """The name of a model's results folder: its label, with the split behind it where that is not the paper's."""
+    model = plain_name(model, "the model")
+    return model if split == TRAIN_SHARE else f"{model}-{float(split)}"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Which of the result files of a concept: by how directions were found and on which labels."""
+
+    method: str = "cluster_mean"
+    random_direction: bool = False
+
+    def file_name(self, stem: str) -> str:
+        """`reader_dict.pt` or `acc.pt` with what is not the paper's way named in front."""
+        method = "" if self.method == "cluster_mean" else f"{self.method}_"
+        return f"{method}{'random_direction_' if self.random_direction else ''}{stem}.pt"
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Concept vectors of one concept in one language."""
+
+    directions: np.ndarray
+    """float32 (layers, components, hidden)."""
+    signs: np.ndarray
+    """int8 (layers, components): +1, or -1 where the positive side has the smaller projection more often."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What else the file keeps of the language: pairs trained on, mean norms, vectors fitted for validation."""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of directions and signs: tells whether accuracies belong to these vectors."""
+        return sha256(np.ascontiguousarray(self.directions).tobytes() + np.ascontiguousarray(self.signs).tobytes())
+
+
+class ResultFile:
+    """A result file and the released download that stands in for what is missing in it."""
+
+    stem = ""
+    tables: ClassVar[Mapping[str, int]] = {}
+    """Keys of the file whose values are dicts by language, which a run adds to: how many languages lead to an entry."""
+
+    def __init__(self, res_dir: Path, folder: str, concept: str, kind: Kind) -> None:
+        self.concept = plain_name(concept, "the concept")
+        self.path = res_dir / folder / concept / kind.file_name(self.stem)
+        self.released_path = self.path.with_suffix(".pk")
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """The checked content of the `.pt` file; empty tables where there is none.
+
+        Raises:
+            UserError: the file is damaged, would run code, or comes from a later version.
+        """
+        if not self.path.exists():
+            return {"format": FORMAT, "meta": {}, "layers": [], **{table: {} for table in self.tables}}
+        try:
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read ({error.strerror or error})") from error
+        # PyTorch raises many types on a damaged archive; weights_only has refused whatever would run code.
+        except Exception as error:
+            raise self.damaged("no archive of plain data and tensors") from error
+        if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
+            raise UserError(
+                f"{self.path} has format {content['format']!r}, not {FORMAT}: update this software to read it"
+            )
+        try:
+            self._check(content)
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise self.damaged(f"{error or 'not the tables of this file'}") from error
+        return content  # type: ignore[no-any-return]
+
+    def damaged(self, what: str) -> UserError:
+        """The error for a file that cannot be used."""
+        return UserError(f"{self.path} is damaged ({what}): delete it and run the stage again, or restore a copy")
+
+    def _check(self, content: dict[str, Any]) -> None:
+        """Raise an error that says what is wrong if `content` is not what this kind of file holds."""
+        meta = content["meta"]
+        _expect(content["format"] == FORMAT and isinstance(meta.get("family", ""), str), "no format or meta")
+        layers = content["layers"]
+        _expect(layers == list(range(1, len(layers) + 1)) and layers, "layers are not 1..N")
+        for table in self.tables:
+            _expect(isinstance(content[table], dict), f"no table {table}")
+
+    @property
+    def languages(self) -> list[str]:
+        """Languages that have results of their own."""
+        raise NotImplementedError
+
+    def lacking(self, languages: list[str], same_language: bool) -> list[str]:
+        """What an analysis of `languages` misses in the file: languages, or pairs of them as `source->target`."""
+        return [language for language in languages if language not in self.languages]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What made the `.pt` file; empty where there is none."""
+        return self.content["meta"]  # type: ignore[no-any-return]
+
+    def family(self) -> Family:
+        """The family the file says its model is of; by the folder's name where it says nothing."""
+        return FAMILIES.get(self.meta.get("family", ""), family_by_name(self.path.parent.parent.name))
+
+    def check_settings(self, meta: Mapping[str, Any], remedy: str = "") -> None:
+        """Refuse to mix results.
+
+        Args:
+            meta: what would make the new ones.
+            remedy: what the user can do, where that is not to redo this file.
+
+        Raises:
+            UserError: the file was made with other settings than `meta`'s; names each with both values.
+        """
+        different = [name for name in SETTINGS if self.meta and self.meta.get(name) != meta.get(name)]
+        if different:
+            both = "; ".join(f"{name} {self.meta.get(name)!r}, now {meta.get(name)!r}" for name in different)
+            raise UserError(
+                f"{self.path} was made with other settings ({both}): "
+                + (remedy or "give these, choose another --res-dir or --model-label, or replace it with --overwrite")
+            )
+
+    def check_inputs(self, name: str, current: Mapping[str, str]) -> None:
+        """Refuse results of inputs that have changed.
+
+        Args:
+            name: the part of meta that keeps the inputs' digests by language, `data` or `vectors`.
+            current: digest by language now.
+
+        Raises:
+            UserError: a language's digest is not the one in meta.
+        """
+        known = self.meta.get(name, {})
+        stale = [language for language, digest in current.items() if known.get(language, digest) != digest]
+        if stale:
+            raise UserError(
+                f"{self.path} holds results for {' '.join(stale)} from other {name} than are there now: "
+                "redo them with --overwrite, or choose another --res-dir"
+            )
+
+    def add(self, meta: dict[str, Any], layers: int, tables: dict[str, Any], overwrite: bool = False) -> None:
+        """Put new rows into the file: read, merged and written under the file's lock, so that two runs lose nothing.
+
+        Args:
+            meta: what made the rows; dicts in it (by language) are merged, the rest replaces.
+            layers: number of layers of the model.
+            tables: new rows by table; rows of rows are merged too.
+            overwrite: start the file anew if it was made with other settings, instead of refusing.
+        """
+        with locked(self.path):
+            self.__dict__.pop("content", None)
+            old = {} if overwrite and not self._mergeable(meta) else self.content
+            if old:
+                self.check_settings(meta)
+            content = {
+                "format": FORMAT,
+                "meta": _merged(old.get("meta", {}), meta, depth=2),
+                "layers": list(range(1, layers + 1)),
+                **{
+                    name: _merged(old.get(name, {}), tables.get(name, {}), depth) for name, depth in self.tables.items()
+                },
+            }
+            self._check(content)
+            # To a buffer: torch.save to a path would write the path's stem into the file.
+            buffer = io.BytesIO()
+            torch.save(_sharing_storage(_in_order(content)), buffer)
+            write_whole(self.path, lambda file: file.write(buffer.getbuffer()))
+            self.__dict__.pop("content", None)
+
+    def _mergeable(self, meta: Mapping[str, Any]) -> bool:
+        try:
+            self.check_settings(meta)
+        except UserError:
+            return False
+        return True
+
+
+class VectorFile(ResultFile):
+    """`reader_dict.pt`: `languages` {language: directions, signs, train_pairs, ...}."""
+
+    stem = "reader_dict"
+    tables: ClassVar = {"languages": 1}
+
+    def _check(self, content: dict[str, Any]) -> None:
+        super()._check(content)
+        count = len(content["layers"])
+        for language, entry in content["languages"].items():
+            directions, signs = entry["directions"], entry["signs"]
+            _expect(directions.dtype == torch.float32 and directions.ndim == 3, f"directions of {language}")
+            _expect(signs.dtype == torch.int8 and signs.shape == directions.shape[:2], f"signs of {language}")
+            _expect(directions.shape[0] == count, f"directions of {language}: not {count} layers")
+            _expect(bool(torch.isfinite(directions).all()), f"directions of {language} are not finite")
+
+    @property
+    def languages(self) -> list[str]:
+        """Languages that have vectors."""
+        return list(self.vectors)
+
+    @cached_property
+    def vectors(self) -> dict[str, Vectors]:
+        """Vectors by language, the paper's languages first; a language's `.pt` row goes before its `.pk` row."""
+        found = {}
+        if self.released_path.exists():
+            for language, entry in released.read_vectors(self.released_path).items():
+                found[language] = Vectors(entry["directions"], entry["signs"])
+        for language, entry in self.content["languages"].items():
+            rest = {name: value for name, value in entry.items() if name not in ("directions", "signs")}
+            found[language] = Vectors(entry["directions"].numpy(), entry["signs"].numpy(), rest)
+        if len({vectors.directions.shape for vectors in found.values()}) > 1:
+            raise UserError(
+                f"{self.path} and {self.released_path.name} hold vectors of different models: move one away"
+            )
+        return {language: found[language] for language in in_paper_order(found, LANGUAGES)}
+
+
+class AccuracyFile(ResultFile):
+    """`acc.pt`: accuracy, correctness and validation accuracy by source and target, test pairs and keys by target."""
+
+    stem = "acc"
+    tables: ClassVar = {"accuracy": 2, "test_pairs": 1, "test_keys": 1, "correct": 2, "validation": 2}
+
+    def _check(self, content: dict[str, Any]) -> None:
+        super()._check(content)
+        count = len(content["layers"])
+        for name, source, target, row in _cells(content, ("accuracy", "validation")):
+            _expect(row.dtype == torch.float64 and row.shape == (count,), f"{name} of {source} on {target}")
+            _expect(bool(((row >= 0) & (row <= 1)).all()), f"{name} of {source} on {target} is not in 0..1")
+        for name, source, target, row in _cells(content, ("correct",)):
+            pairs = content["test_pairs"][target]
+            _expect(row.dtype == torch.uint8 and row.shape == (count, pairs), f"{name} of {source} on {target}")
+            _expect(len(content["test_keys"][target]) == pairs, f"test_keys of {target}")
+
+    @property
+    def languages(self) -> list[str]:
+        """Languages whose own vectors were tried on them."""
+        return [language for language in self.accuracy if language in self.accuracy[language]]
+
+    def lacks_target(self, target: str, sources: list[str]) -> bool:
+        """Whether the vectors of some source were not tried on `target` yet."""
+        return any(target not in self.accuracy.get(source, {}) for source in sources)
+
+    def lacking(self, languages: list[str], same_language: bool) -> list[str]:
+        """Pairs that are missing: of each language with itself, or of each with each."""
+        if same_language:
+            return super().lacking(languages, same_language)
+        pairs = [(source, target) for source in languages for target in languages]
+        return [f"{source}->{target}" for source, target in pairs if target not in self.accuracy.get(source, {})]
+
+    @cached_property
+    def accuracy(self) -> dict[str, dict[str, np.ndarray]]:
+        """float64 (layers,) by source and target language; a `.pt` cell goes before its `.pk` cell."""
+        found: dict[str, dict[str, np.ndarray]] = {}
+        if self.released_path.exists():
+            for source, targets in released.read_accuracy(self.released_path).items():
+                found[source] = {
+                    target: np.array([row[layer] for layer in sorted(row)]) for target, row in targets.items()
+                }
+        for source, targets in self.content["accuracy"].items():
+            found.setdefault(source, {}).update({target: row.numpy() for target, row in targets.items()})
+        if len({row.shape for targets in found.values() for row in targets.values()}) > 1:
+            raise UserError(
+                f"{self.path} and {self.released_path.name} hold accuracies of different models: move one away"
+            )
+        return found
+
+
+def _expect(right: Any, what: str) -> None:
+    if not right:
+        raise ValueError(what)
+
+
+def _cells(content: dict[str, Any], tables: tuple[str, ...]) -> Iterator[tuple[str, str, str, torch.Tensor]]:
+    for table in tables:
+        for source, targets in content[table].items():
+            for target, row in targets.items():
+                yield table, source, target, row
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    """`new` over `old`: dicts are merged `depth` levels deep, what lies below is replaced whole."""
+    merged = dict(old)
+    for name, value in new.items():
+        nested = depth > 1 and isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _merged(merged[name], value, depth - 1) if nested else value
+    return merged
+
+
+def _in_order(value: Any) -> Any:
+    """Dicts whose keys are languages in the paper's order, so that bytes do not tell in which order a file grew."""
+    if not isinstance(value, dict):
+        return value
+    if any(name in LANGUAGES for name in value):
+        return {name: _in_order(value[name]) for name in in_paper_order(value, LANGUAGES)}
+    return {name: _in_order(item) for name, item in value.items()}
+
+
+def _sharing_storage(content: dict[str, Any]) -> dict[str, Any]:
+    """The same content with all tensors of a type in one storage: 500 small tensors load several times faster."""
+    leaves: dict[torch.dtype, list[torch.Tensor]] = {}
+
+    def gather(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            leaves.setdefault(value.dtype, []).append(value)
+        elif isinstance(value, dict):
+            for item in value.values():
+                gather(item)
+
+    def replace(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return next(views[value.dtype]).view(value.shape)
+        return {name: replace(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+    gather(content)
+    views = {
+        dtype: iter(torch.cat([leaf.reshape(-1) for leaf in found]).split([leaf.numel() for leaf in found]))
+        for dtype, found in leaves.items()
+    }
+    return replace(content)  # type: ignore[no-any-return]
