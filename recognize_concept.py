@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""Stage 2: recognise concepts with the vectors of every language (Sections 3.2 and 3.4 of arXiv 2402.18120).
+
+  python recognize_concept.py --lang en fr zh --concept morality fairness --model-name llama2-chat --model-size 7B
+  python recognize_concept.py --cross-model llama2-chat-7B,qwen-chat-7B,bloomz-7B1
+
+Without --cross-model, reads the vectors of stage 1 and the test pairs, and writes <res-dir>/<model>/<concept>/acc.pt:
+the accuracy of each language's vectors (source) on each language's pairs (target). With it, draws Figure 2 and writes
+Table 6 from such files.
+"""
+
+import argparse
+
+from repe import cli
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.cross_model:
+        compare(args)
+    else:
+        recognize_all(args)
+
+
+def recognize_all(args: argparse.Namespace) -> None:
+    from repe import selection, stages
+    from repe.recognition import recognize
+    from repe.results import AccuracyFile, VectorFile
+
+    chosen = selection.model(args)
+    wanted = selection.concepts_and_languages(args)
+    vector_files = selection.result_files(args, chosen, wanted, VectorFile)
+    files = selection.result_files(args, chosen, wanted, AccuracyFile)
+    sources = {concept: stages.sources(vector_files[concept], languages) for concept, languages in wanted.items()}
+    pending = {
+        concept: [target for target in languages if args.overwrite or files[concept].lacks_target(target, languages)]
+        for concept, languages in wanted.items()
+    }
+    splits = stages.read_splits(args, wanted, pending)
+    meta = stages.checked_meta(args, chosen, files, pending, splits, vector_files=vector_files)
+    if not stages.anything(pending, files, "accuracies"):
+        return
+    model = chosen.load()
+    for concept, target in stages.progress(pending, "recognising"):
+        rows = recognize(model, splits[concept, target], target, sources[concept], args)
+        digests = {
+            "data": {target: splits[concept, target].sha256},
+            "vectors": {source: vectors.digest for source, vectors in sources[concept].items()},
+        }
+        files[concept].add(meta | digests, model.layers, rows, args.overwrite)
+    stages.report(pending, files, "accuracies")
+
+
+def compare(args: argparse.Namespace) -> None:
+    from repe import figures, selection, tables
+    from repe.recognition import same_language_table
+    from repe.results import AccuracyFile
+
+    compared = selection.models_to_compare(args, AccuracyFile, same_language=True)
+    out_dir = selection.out_dir(args)
+    accuracy = same_language_table(compared.files, compared.languages)
+    written = tables.write_table6(accuracy, out_dir)
+    written += figures.save(
+        figures.recognition_bars(accuracy, compared.families), out_dir, "figure2_recognition_accuracy"
+    )
+    cli.report_files(written)
+
+
+def start() -> None:
+    parser = cli.parser(__doc__)
+    cli.add_cross_model(parser)
+    cli.run(main, parser)
+
+
+if __name__ == "__main__":
+    start()

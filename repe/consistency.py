@@ -1,0 +1,136 @@
+"""Cross-lingual consistency: similarity of concept vectors, and linguistic distance (Section 3.3, Table 1)."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from repe.paper import DISTANCES, Family
+from repe.results import VectorFile
+
+# Distances between the paper's languages as in the released code's lang_sim.pt, which took them from URIEL through
+# lang2vec (Littell et al., EACL 2017); known gaps in them are the released ones.
+URIEL_FILE = Path(__file__).with_name("uriel_distances.csv")
+
+
+def cosines(files: Mapping[str, VectorFile], languages: Sequence[str]) -> np.ndarray:
+    """Cosine similarity of signed vectors between languages.
+
+    Args:
+        files: a model's vector files by concept.
+        languages: languages of both axes.
+
+    Returns:
+        float64 (concepts, layers, languages, languages); NaN where a vector is zero.
+    """
+    similarities = []
+    for file in files.values():
+        vectors = [file.vectors[language] for language in languages]
+        signed = np.stack([one.directions[:, 0] * one.signs[:, :1].astype(np.float64) for one in vectors], axis=1)
+        norms = np.linalg.norm(signed, axis=-1, keepdims=True)
+        units = signed / np.where(norms > 0, norms, np.nan)  # (layers, languages, hidden)
+        similarities.append(units @ units.transpose(0, 2, 1))
+    return np.stack(similarities)
+
+
+def best_layer_similarity(cosine: np.ndarray) -> np.ndarray:
+    """Mean over concepts of each language pair's most similar layer, with 1 on the diagonal.
+
+    Args:
+        cosine: (concepts, layers, languages, languages).
+
+    Returns:
+        float64 (languages, languages).
+    """
+    similarity = cosine.max(axis=1).mean(axis=0)
+    np.fill_diagonal(similarity, 1.0)
+    return similarity  # type: ignore[no-any-return]
+
+
+def similarity_table(model: str, languages: Sequence[str], similarity: np.ndarray) -> pd.DataFrame:
+    """Figures 4 and 7 in long form: columns model, source, target, similarity."""
+    rows = [
+        (model, source, target, similarity[i, j])
+        for i, source in enumerate(languages)
+        for j, target in enumerate(languages)
+    ]
+    return pd.DataFrame(rows, columns=["model", "source", "target", "similarity"])
+
+
+def similarity_by_layer(model: str, cosine: np.ndarray) -> pd.DataFrame:
+    """Mean similarity of different languages in each layer.
+
+    Args:
+        cosine: (concepts, layers, languages, languages), of at least two languages.
+
+    Returns:
+        Columns model, layer, relative_depth = (layer - 1) / layers, similarity (mean over pairs and concepts).
+    """
+    layers = cosine.shape[1]
+    means = cosine[..., ~np.eye(cosine.shape[-1], dtype=bool)].mean(axis=(0, 2))
+    frame = pd.DataFrame({"model": model, "layer": range(1, layers + 1)})
+    return frame.assign(relative_depth=(frame.layer - 1) / layers, similarity=means)
+
+
+@cache
+def uriel_distances() -> pd.DataFrame:
+    """Linguistic distances (0..1) of the paper's languages.
+
+    Returns:
+        One row an ordered pair of languages (index language, other), one column a kind of distance.
+    """
+    half = pd.read_csv(URIEL_FILE, comment="#")
+    swapped = half.rename(columns={"language": "other", "other": "language"})
+    return pd.concat([half, swapped]).drop_duplicates(["language", "other"]).set_index(["language", "other"])
+
+
+def linguistic_correlation(
+    model: str, family: Family, languages: Sequence[str], similarity: np.ndarray
+) -> pd.DataFrame:
+    """A model's row of Table 1: does similarity of vectors follow similarity of languages?
+
+    Args:
+        languages: of both axes of `similarity`, in the family's order (which `direct_as_released` depends on).
+        similarity: (languages, languages).
+
+    Returns:
+        Columns model, distance, direct (Pearson's r over ordered pairs of different languages), direct_as_released (the
+        released code's value, see `_as_released`), split (mean of r over pairs with a high-resource language and r over
+        the others); NaN where an r is undefined.
+    """
+    different = ~np.eye(len(languages), dtype=bool)
+    high = np.array([family.is_high_resource(language, list(languages)) for language in languages], dtype=bool)
+    with_high = high[:, None] | high[None, :]
+    rows = []
+    for distance in DISTANCES:
+        pairs = pd.MultiIndex.from_product([languages, languages])
+        closeness = 1 - uriel_distances()[distance].reindex(pairs).to_numpy().reshape(similarity.shape)
+        parts = [pearson(similarity[mask], closeness[mask]) for mask in (different & with_high, different & ~with_high)]
+        rows.append(
+            {
+                "model": model,
+                "distance": distance,
+                "direct": pearson(similarity[different], closeness[different]),
+                "direct_as_released": pearson(_as_released(similarity)[different], closeness[different]),
+                "split": float(np.mean(parts)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _as_released(similarity: np.ndarray) -> np.ndarray:
+    """Each cell holds the one before it in reading order, which is what the released code pairs with distances.
+
+    It appends a value before updating it, so that a pair of languages gets its neighbour's similarity.
+    """
+    return np.roll(similarity.ravel(), 1).reshape(similarity.shape)
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's r over the entries where both are known; NaN for fewer than two, or if either does not vary."""
+    known = np.isfinite(x) & np.isfinite(y)
+    if known.sum() < 2 or np.ptp(x[known]) == 0 or np.ptp(y[known]) == 0:
+        return float("nan")
+    return float(np.corrcoef(x[known], y[known])[0, 1])

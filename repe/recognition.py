@@ -1,0 +1,134 @@
+"""Recognising a concept: does the positive text of a pair have the larger projection (Sections 3.2 and 3.4)."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from repe.collection import fitted_on
+from repe.data import Split, texts_of
+from repe.errors import UserError
+from repe.hidden_states import last_token_states
+from repe.models import Model
+from repe.rep_readers import READERS
+from repe.results import AccuracyFile, Vectors
+
+
+def correct_pairs(directions: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """Which pairs each source's vectors get right.
+
+    Args:
+        directions: float32 (sources, layers, hidden), of any length.
+        states: (layers, pairs, 2, hidden), the positive text of each pair first.
+
+    Returns:
+        bool (sources, layers, pairs): the positive text's projection is the larger; a tie counts as right.
+    """
+    directions = directions.to(states.device)
+    units = directions / directions.norm(dim=-1, keepdim=True)
+    # The difference first: one product instead of two, and no rounding of two large numbers that differ little.
+    margins = [
+        (state[:, 0].float() - state[:, 1].float()) @ units[:, layer].T for layer, state in enumerate(states)
+    ]  # each (pairs, sources)
+    return (torch.stack(margins) >= 0).permute(2, 0, 1)
+
+
+def accuracy(correct: torch.Tensor) -> torch.Tensor:
+    """Share of pairs that are right, float64, over the last axis."""
+    return correct.double().mean(dim=-1)
+
+
+def stacked_directions(vectors: Sequence[Vectors], signed: bool, prefix: str = "") -> torch.Tensor:
+    """The first component of each source's directions, float32 (sources, layers, hidden), times its sign if `signed`.
+
+    Args:
+        prefix: `validation_` for the vectors that validation is done with.
+    """
+    rows = []
+    for one in vectors:
+        directions = torch.as_tensor(one.details[f"{prefix}directions"] if prefix else one.directions)
+        signs = torch.as_tensor(one.details[f"{prefix}signs"] if prefix else one.signs)
+        rows.append(directions[:, 0] * signs[:, :1] if signed else directions[:, 0])
+    return torch.stack(rows)
+
+
+def recognize(
+    model: Model, split: Split, target: str, sources: Mapping[str, Vectors], args: argparse.Namespace
+) -> dict[str, Any]:
+    """Recognise one target language's pairs with the vectors of every source language.
+
+    Args:
+        split: the target language's pairs.
+        target: its code.
+        sources: vectors by source language, of the same model.
+        args: direction_method and batch_size as on the command line.
+
+    Returns:
+        New rows for `acc.pt`, by table, for this target.
+
+    Raises:
+        UserError: the vectors do not fit the model.
+    """
+    _check_fit(model, sources)
+    signed = READERS[args.direction_method].signed_recognition
+    validating = {source: one for source, one in sources.items() if "validation_directions" in one.details}
+    held_out = split.train[fitted_on(len(split.train)) :] if validating else ()
+    states = last_token_states(model, texts_of([*split.test, *held_out]), args.batch_size).unflatten(1, (-1, 2))
+    correct = correct_pairs(stacked_directions([*sources.values()], signed), states[:, : len(split.test)]).cpu()
+    rows: dict[str, Any] = {
+        "accuracy": _by_source(sources, target, accuracy(correct)),
+        "correct": _by_source(sources, target, correct.to(torch.uint8)),
+        "test_pairs": {target: len(split.test)},
+        "test_keys": {target: [pair.key for pair in split.test]},
+    }
+    if held_out:
+        fitted = stacked_directions([*validating.values()], signed, "validation_")
+        values = accuracy(correct_pairs(fitted, states[:, len(split.test) :])).cpu()
+        rows["validation"] = _by_source(validating, target, values)
+    return rows
+
+
+def _by_source(sources: Mapping[str, Vectors], target: str, rows: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
+    return {source: {target: row} for source, row in zip(sources, rows, strict=True)}
+
+
+def _check_fit(model: Model, sources: Mapping[str, Vectors]) -> None:
+    for source, vectors in sources.items():
+        layers, _, hidden = vectors.directions.shape
+        if (layers, hidden) != (model.layers, model.hidden_size):
+            raise UserError(
+                f"the vectors of {source} are of another model ({layers} layers of {hidden}) than {model.label} "
+                f"({model.layers} layers of {model.hidden_size}): collect them again, or name the right model"
+            )
+
+
+def best_layer_accuracy(file: AccuracyFile, sources: Sequence[str], targets: Sequence[str]) -> np.ndarray:
+    """Accuracy of each source on each target at its best layer, chosen on the test set as in the paper.
+
+    Returns:
+        float64 (sources, targets).
+    """
+    return np.array([[file.accuracy[source][target].max() for target in targets] for source in sources])
+
+
+def same_language_table(files: Mapping[str, Mapping[str, AccuracyFile]], languages: Sequence[str]) -> pd.DataFrame:
+    """Table 6 in long form, of which Figure 2 shows the means over concepts.
+
+    Args:
+        files: by model and concept.
+        languages: the table's columns.
+
+    Returns:
+        Columns concept, model, language, accuracy (0..1, at the best layer), best_layer (the lowest of equals).
+    """
+    rows = [
+        (concept, model, language, float(row.max()), int(row.argmax()) + 1)
+        for model, by_concept in files.items()
+        for concept, file in by_concept.items()
+        for language in languages
+        for row in [file.accuracy[language][language]]
+    ]
+    return pd.DataFrame(rows, columns=["concept", "model", "language", "accuracy", "best_layer"])

@@ -1,0 +1,115 @@
+"""What the stages that run a model share: finding what is missing, checking it, and saying what was done."""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from repe import data
+from repe.data import Split
+from repe.errors import UserError
+from repe.files import writable_folder
+from repe.results import ResultFile, VectorFile, Vectors
+from repe.selection import ChosenModel
+
+Work = Mapping[str, Sequence[str]]
+"""Languages by concept."""
+
+
+def read_splits(args: argparse.Namespace, wanted: Work, pending: Work) -> dict[tuple[str, str], Split]:
+    """Training and test pairs by concept and language: of what is pending and, where still there, of what is done.
+
+    Raises:
+        UserError: a file that is needed is missing, a file is faulty, or the split leaves nothing to train on.
+    """
+    return {
+        (concept, language): data.split_pairs(
+            data.read_pairs(args.data_dir, concept, language), args.split, args.random_direction
+        )
+        for concept, languages in wanted.items()
+        for language in languages
+        if language in pending[concept] or data.data_file(args.data_dir, concept, language).exists()
+    }
+
+
+def sources(file: VectorFile, languages: Sequence[str]) -> dict[str, Vectors]:
+    """The vectors of `languages`.
+
+    Raises:
+        UserError: some are not collected yet.
+    """
+    missing = [language for language in languages if language not in file.vectors]
+    if missing:
+        raise UserError(
+            f"{file.path} has no vectors of {' '.join(missing)}: run collect_vector.py with the same options first"
+        )
+    return {language: file.vectors[language] for language in languages}
+
+
+def checked_meta(
+    args: argparse.Namespace,
+    chosen: ChosenModel,
+    files: Mapping[str, ResultFile],
+    pending: Work,
+    splits: Mapping[tuple[str, str], Split],
+    *,
+    vector_files: Mapping[str, VectorFile] | None = None,
+) -> dict[str, Any]:
+    """What made the results of this run, checked to go together with what is there.
+
+    Where nothing is pending and the model is not on this machine, it is not fetched for the sake of the check.
+
+    Raises:
+        UserError: results that are there, or the vectors they would be made with, come from other settings or inputs.
+    """
+    if not any(pending.values()) and not chosen.is_local:
+        return {}
+    meta = chosen.meta()
+    for concept, vector_file in (vector_files or {}).items():
+        vector_file.check_settings(meta, "give these, or collect the vectors again with collect_vector.py --overwrite")
+        if not args.overwrite:
+            now = {language: vectors.digest for language, vectors in vector_file.vectors.items()}
+            files[concept].check_inputs("vectors", now)
+    for concept, file in files.items():
+        if not args.overwrite:
+            file.check_settings(meta)
+            digests = {language: one.sha256 for (name, language), one in splits.items() if name == concept}
+            file.check_inputs("data", digests)
+    return meta
+
+
+def progress(pending: Work, what: str) -> Iterator[tuple[str, str]]:
+    """The pending concepts and languages, with a bar that names the one under way."""
+    work = [(concept, language) for concept, languages in pending.items() for language in languages]
+    with tqdm(work, desc=what, unit="set") as bar:
+        for concept, language in bar:
+            bar.set_postfix_str(f"{concept} {language}")
+            yield concept, language
+
+
+def anything(pending: Work, files: Mapping[str, ResultFile], what: str) -> bool:
+    """Whether there is work, for which there are folders then; says so where there is none.
+
+    Raises:
+        UserError: a folder for results cannot be made or written to.
+    """
+    if any(pending.values()):
+        for concept, languages in pending.items():
+            if languages:
+                writable_folder(files[concept].path.parent)
+        return True
+    print(f"nothing to do: {_folder(files)} has all {what} asked for (--overwrite redoes them)")
+    return False
+
+
+def report(pending: Work, files: Mapping[str, ResultFile], what: str) -> None:
+    """One line that says what was written where."""
+    done = {concept: languages for concept, languages in pending.items() if languages}
+    count = sum(map(len, done.values()))
+    print(f"wrote {what} of {count} concept x language sets ({', '.join(done)}) to {_folder(files)}")
+
+
+def _folder(files: Mapping[str, ResultFile]) -> str:
+    path = next(iter(files.values())).path
+    return f"{path.parent.parent}/*/{path.name}"

@@ -1,0 +1,87 @@
+"""Tables as files: long form with full precision as CSV, and the paper's layout as LaTeX (booktabs and multirow)."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from repe.files import write_whole
+from repe.registry import MODELS
+
+NO_VALUE = "--"
+PACKAGES = "% \\usepackage{booktabs,multirow}\n"
+
+
+def write_csv(frame: pd.DataFrame, out_dir: Path, name: str) -> list[Path]:
+    """Write `<out_dir>/<name>.csv`: every digit, an undefined value as an empty cell."""
+    return [_write(frame.to_csv(index=False), out_dir / f"{name}.csv")]
+
+
+def write_table6(accuracy: pd.DataFrame, out_dir: Path) -> list[Path]:
+    """Write Table 6 as .csv and, one sub-table a concept in percent with the mean over languages last, as .tex.
+
+    Args:
+        accuracy: columns concept, model, language, accuracy, best_layer.
+    """
+    parts = []
+    for concept, rows in accuracy.groupby("concept", sort=False):
+        wide = rows.pivot(index="model", columns="language", values="accuracy") * 100
+        wide = wide.loc[rows.model.unique(), rows.language.unique()]
+        wide["Avg"] = wide.mean(axis=1)
+        caption = f"{str(concept).capitalize()}: recognition accuracy (\\%) at the best layer."
+        parts.append(_latex(_by_name_and_size(wide), ".1f", caption, f"tab:accuracy-{concept}"))
+    return [
+        *write_csv(accuracy, out_dir, "table6_recognition_accuracy"),
+        _write("\n".join(parts), out_dir / "table6_recognition_accuracy.tex"),
+    ]
+
+
+def write_table1(correlation: pd.DataFrame, out_dir: Path) -> list[Path]:
+    """Write Table 1 as .csv and .tex: rows models, columns distances, each direct and split.
+
+    Args:
+        correlation: columns model, distance, direct, direct_as_released, split.
+    """
+    wide = correlation.pivot(index="model", columns="distance", values=["direct", "split"]).swaplevel(axis=1)
+    columns = [(distance, value) for distance in correlation.distance.unique() for value in ("direct", "split")]
+    wide = wide.loc[correlation.model.unique(), columns].rename(columns=str.capitalize)
+    caption = (
+        "Pearson correlation of concept vectors' similarity with linguistic similarity (1 - URIEL distance): over all "
+        "pairs of languages (direct), and the mean of that over pairs with a high-resource language and that over the "
+        "others (split)."
+    )
+    return [
+        *write_csv(correlation, out_dir, "table1_linguistic_correlation"),
+        _write(
+            _latex(_by_name_and_size(wide), ".2f", caption, "tab:linguistic-correlation"),
+            out_dir / "table1_linguistic_correlation.tex",
+        ),
+    ]
+
+
+def _by_name_and_size(wide: pd.DataFrame) -> pd.DataFrame:
+    """Rows by model name and size, as in the paper; a model that the registry does not know keeps its whole name."""
+    labels = [(MODELS[model].name, MODELS[model].size) if model in MODELS else (model, "") for model in wide.index]
+    return wide.set_axis(pd.MultiIndex.from_tuples(labels), axis=0)
+
+
+def _latex(wide: pd.DataFrame, number: str, caption: str, label: str) -> str:
+    # Adding zero turns the -0.0 that rounding can leave into 0.0.
+    escaped = wide.round(int(number[1])).add(0.0).rename(index=lambda text: str(text).replace("_", r"\_"))
+    escaped.columns.names = [None] * escaped.columns.nlevels
+    style = escaped.style.format(f"{{:{number}}}", na_rep=NO_VALUE)
+    return PACKAGES + str(
+        style.to_latex(
+            hrules=True,
+            caption=caption,
+            label=label,
+            position="ht",
+            position_float="centering",
+            column_format="ll" + "r" * wide.shape[1],
+            multicol_align="c",
+            multirow_align="t",
+        )
+    )
+
+
+def _write(text: str, path: Path) -> Path:
+    return write_whole(path, lambda file: file.write(text.encode()))

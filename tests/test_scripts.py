@@ -1,0 +1,241 @@
+"""The scripts end to end, as a user runs them, on a tiny model."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, Ended, write_data
+
+from repe.results import AccuracyFile, Kind, VectorFile
+
+Script = Callable[..., Ended]
+SCRIPTS = ("collect_vector", "recognize_concept", "consistency_analysis", "transferability_analysis")
+
+
+@pytest.fixture
+def common(tmp_path: Path, data_dir: Path, model_folders: dict[str, Path]) -> list[object]:
+    """Options of a run of the tiny LLaMA on the made-up data."""
+    return ["--model-path", model_folders["llama"], "--data-dir", data_dir, "--res-dir", tmp_path / "res"]
+
+
+def run_both(script: Script, *options: object) -> None:
+    for name in SCRIPTS[:2]:
+        ended = script(name, *options)
+        assert (ended.status, ended.out.count("\n")) == (0, 1), ended
+
+
+def vectors(tmp_path: Path, concept: str, kind: Kind = Kind(), folder: str = "tiny-llama") -> dict:  # noqa: B008
+    return VectorFile(tmp_path / "res", folder, concept, kind).vectors
+
+
+def accuracy(tmp_path: Path, concept: str, kind: Kind = Kind()) -> dict:  # noqa: B008
+    return AccuracyFile(tmp_path / "res", "tiny-llama", concept, kind).accuracy
+
+
+def test_all_stages_from_data_to_figures(script: Script, common: list[object], tmp_path: Path) -> None:
+    run_both(script, *common)
+    assert list(vectors(tmp_path, "morality")) == ["en", "fr", "zh"]
+    assert vectors(tmp_path, "morality")["en"].directions.shape == (3, 1, 32)
+    for name in SCRIPTS[1:]:
+        ended = script(name, "--res-dir", tmp_path / "res", "--cross-model", "tiny-llama")
+        assert ended.status == 0, ended
+    written = {path.name for path in (tmp_path / "res/cross_model").iterdir()}
+    figures = (
+        "figure2_recognition_accuracy",
+        "figure7_similarity_all",
+        "figure8_transfer_all",
+        "similarity_across_layers",
+    )
+    assert written == {
+        *(f"{figure}{ending}" for figure in figures for ending in (".png", ".pdf")),
+        "table6_recognition_accuracy.csv",
+        "table6_recognition_accuracy.tex",
+        "table1_linguistic_correlation.csv",
+        "table1_linguistic_correlation.tex",
+        "similarity.csv",
+        "similarity_by_layer.csv",
+        "transfer.csv",
+    }
+    table = pd.read_csv(tmp_path / "res/cross_model/table6_recognition_accuracy.csv")
+    for row in table.itertuples():
+        known = accuracy(tmp_path, row.concept)[row.language][row.language]
+        assert row.accuracy == known.max()
+        assert row.best_layer == known.argmax() + 1
+
+
+def test_several_concepts_in_one_call_give_what_one_call_each_gives(
+    script: Script, common: list[object], tmp_path: Path
+) -> None:
+    run_both(script, *common, "--concept", "morality", "truthfulness", "deontology")
+    together = {concept: accuracy(tmp_path, concept) for concept in ("morality", "truthfulness", "deontology")}
+    apart = [*common[:-1], tmp_path / "apart"]
+    for concept, expected in together.items():
+        run_both(script, *apart, "--concept", concept)
+        found = AccuracyFile(tmp_path / "apart", "tiny-llama", concept, Kind()).accuracy
+        for source, targets in expected.items():
+            for target, row in targets.items():
+                assert np.array_equal(found[source][target], row)
+    assert any(
+        not np.array_equal(together["morality"][language][language], together["truthfulness"][language][language])
+        for language in ("en", "fr", "zh")
+    )
+
+
+def test_the_file_says_which_pairs_were_right_and_what_made_it(
+    script: Script, common: list[object], tmp_path: Path
+) -> None:
+    run_both(script, *common, "--concept", "morality", "--lang", "fr", "en")
+    content = torch.load(tmp_path / "res/tiny-llama/morality/acc.pt", weights_only=True)
+    for source in ("en", "fr"):
+        for target in ("en", "fr"):
+            correct = content["correct"][source][target]
+            assert correct.shape == (3, content["test_pairs"][target])
+            assert len(content["test_keys"][target]) == content["test_pairs"][target]
+            assert torch.equal(correct.double().mean(-1), content["accuracy"][source][target])
+            assert content["validation"][source][target].shape == (3,)
+    meta = content["meta"]
+    assert meta["template"] == "{input}"
+    assert meta["dtype"] == "float32"
+    assert set(meta["data"]) == set(meta["vectors"]) == {"en", "fr"}
+    assert {"torch", "transformers"} <= set(meta["versions"])
+
+
+def test_validation_is_accuracy_on_the_last_fifth_of_the_training_pairs(
+    script: Script, common: list[object], tmp_path: Path, data_dir: Path
+) -> None:
+    """Against a run whose own training set is the first four fifths and whose own test set is that last fifth."""
+    import json
+    import random
+
+    write_data(data_dir, "own", "en", 50)
+    run_both(script, *common, "--concept", "own", "--lang", "en")
+    groups = json.loads((data_dir / "own/own_en.json").read_text())
+    samples = [sample for items in groups.values() for sample in items.values() if sample["pos"] != sample["neg"]]
+    random.seed(1)
+    random.shuffle(samples)
+    train = samples[: int(0.8 * len(samples))]
+    # Undo the shuffle that the run will make, so that it finds these pairs in the order they have here.
+    order = list(range(len(train)))
+    random.seed(1)
+    random.shuffle(order)
+    unshuffled = [train[order.index(place)] for place in range(len(train))]
+    path = data_dir / "part" / "part_en.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"g": {str(place): sample for place, sample in enumerate(unshuffled)}}))
+    run_both(script, *common, "--concept", "part", "--lang", "en")
+    validation = torch.load(tmp_path / "res/tiny-llama/own/acc.pt", weights_only=True)["validation"]["en"]["en"]
+    assert np.array_equal(validation.numpy(), accuracy(tmp_path, "part")["en"]["en"])
+
+
+def test_no_validation_leaves_it_out(script: Script, common: list[object], tmp_path: Path) -> None:
+    options = [*common, "--concept", "morality", "--lang", "en"]
+    assert script("collect_vector", *options, "--no-validation").status == 0
+    assert script("recognize_concept", *options).status == 0
+    assert not any("validation" in name for name in vectors(tmp_path, "morality")["en"].details)
+    assert torch.load(tmp_path / "res/tiny-llama/morality/acc.pt", weights_only=True)["validation"] == {}
+
+
+def test_missing_languages_are_added_and_finished_runs_do_nothing(
+    script: Script, common: list[object], tmp_path: Path
+) -> None:
+    options = [*common, "--concept", "morality"]
+    run_both(script, *options, "--lang", "en")
+    first = vectors(tmp_path, "morality")["en"].digest
+    run_both(script, *options, "--lang", "en", "zh")
+    assert vectors(tmp_path, "morality")["en"].digest == first
+    assert list(accuracy(tmp_path, "morality")["zh"]) == ["en", "zh"]
+    files = [tmp_path / "res/tiny-llama/morality" / name for name in ("reader_dict.pt", "acc.pt")]
+    before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in files]
+    for name in SCRIPTS[:2]:
+        ended = script(name, *options, "--lang", "zh", "en")
+        assert ended.status == 0
+        assert ended.out.startswith("nothing to do: ")
+    assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in files] == before
+    for name in SCRIPTS[:2]:
+        assert "wrote" in script(name, *options, "--lang", "zh", "en", "--overwrite").out
+    assert [path.read_bytes() for path in files] == [raw for raw, _ in before]
+
+
+def test_methods_random_labels_and_splits_have_their_own_results(
+    script: Script, common: list[object], tmp_path: Path
+) -> None:
+    options = [*common, "--concept", "morality", "--lang", "en", "fr"]
+    for extra in ([], ["--direction-method", "pca"], ["--direction-method", "random"], ["--random-direction"]):
+        run_both(script, *options, *extra)
+    run_both(script, *options, "--split", "0.4")
+    kinds = [Kind(), Kind("pca"), Kind("random"), Kind(random_direction=True)]
+    found = [vectors(tmp_path, "morality", kind)["en"].digest for kind in kinds]
+    found.append(vectors(tmp_path, "morality", folder="tiny-llama-0.4")["en"].digest)
+    assert len(set(found)) == 5
+    assert vectors(tmp_path, "morality", folder="tiny-llama-0.4")["en"].details["train_pairs"] == 6
+    pca = vectors(tmp_path, "morality", Kind("pca"))["en"]
+    assert np.allclose(np.linalg.norm(pca.directions, axis=-1), 1, atol=1e-5)
+
+
+def test_pca_is_recognised_with_its_sign(script: Script, common: list[object], tmp_path: Path, data_dir: Path) -> None:
+    """Where a word tells the sides apart, a direction that is right on training pairs is right on test pairs."""
+    negative = 0
+    for concept, told_by in (("kindness", ("kind", "cruel")), ("cruelty", ("cruel", "kind"))):
+        write_data(data_dir, concept, "en", told_by=told_by)
+        run_both(script, *common, "--concept", concept, "--direction-method", "pca")
+        negative += int((vectors(tmp_path, concept, Kind("pca"))["en"].signs < 0).sum())
+        assert (accuracy(tmp_path, concept, Kind("pca"))["en"]["en"] > 0.9).all()
+    assert negative > 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_the_batch_size_does_not_change_results(
+    batch_size: int, script: Script, common: list[object], tmp_path: Path
+) -> None:
+    options = ["--concept", "morality", "--lang", "en"]
+    run_both(script, *common, *options)
+    run_both(script, *common, *options, "--batch-size", batch_size, "--model-label", "other")
+    other = VectorFile(tmp_path / "res", "other", "morality", Kind()).vectors["en"].directions
+    np.testing.assert_allclose(other, vectors(tmp_path, "morality")["en"].directions, rtol=1e-3, atol=1e-5)
+
+
+def test_a_registry_model_takes_its_template_and_its_label(
+    script: Script, data_dir: Path, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    common = ["--data-dir", data_dir, "--res-dir", tmp_path / "res", "--lang", "en", "--concept", "morality"]
+    ended = script("collect_vector", *common, "--model-path", model_folders["llama"], "--model-name", "llama2-chat")
+    assert ended.status == 0, ended
+    meta = torch.load(tmp_path / "res/llama2-chat-7B/morality/reader_dict.pt", weights_only=True)["meta"]
+    assert (meta["template"], meta["family"]) == ("[INST] {input} [/INST] ", "llama2")
+
+
+def test_the_analyses_of_one_model_go_beside_its_results(script: Script, common: list[object], tmp_path: Path) -> None:
+    run_both(script, *common, "--concept", "morality")
+    for name in SCRIPTS[2:]:
+        assert script(name, *common).status == 0
+    assert (tmp_path / "res/tiny-llama/similarity.csv").exists()
+    assert (tmp_path / "res/tiny-llama/figure8_transfer_all.png").exists()
+
+
+def test_fewer_than_two_shared_languages_draw_no_layers(script: Script, common: list[object], tmp_path: Path) -> None:
+    write_data(Path(str(common[3])), "morality", "sw")
+    run_both(script, *common, "--concept", "morality", "--lang", "en", "sw", "--model-family", "none")
+    ended = script(
+        "consistency_analysis", "--res-dir", tmp_path / "res", "--cross-model", "tiny-llama", "--lang", "en", "sw"
+    )
+    assert ended.status == 0
+    assert "no similarity across layers" in ended.out
+    assert not (tmp_path / "res/cross_model/similarity_by_layer.csv").exists()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_answers_without_heavy_imports(name: str) -> None:
+    code = (
+        f"import runpy, sys\nsys.argv = ['{name}.py', '--help']\n"
+        f"try:\n    runpy.run_path('{name}.py', run_name='__main__')\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--model-name" in ended.stdout
+    assert f"python {name}.py" in ended.stdout
