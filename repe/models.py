@@ -9,6 +9,7 @@ import torch
 import transformers
 from torch import nn
 
+from repe import qwen1
 from repe.errors import UserError
 from repe.hub import ModelFolder
 from repe.templates import Template
@@ -89,6 +90,8 @@ def load_tokenizer(folder: ModelFolder, trust_remote_code: bool = False) -> Any:
         UserError: there is none, or it cannot be read.
     """
     transformers.logging.set_verbosity_error()
+    if qwen1.is_first_generation_qwen(folder.path):
+        return qwen1.load_tokenizer(folder.path)
     with _readable(folder):
         return transformers.AutoTokenizer.from_pretrained(folder.path, trust_remote_code=trust_remote_code)
 
@@ -97,6 +100,8 @@ def load_tokenizer(folder: ModelFolder, trust_remote_code: bool = False) -> Any:
 def _readable(folder: ModelFolder) -> Iterator[None]:
     try:
         yield
+    except UserError:
+        raise
     # Transformers raises OSError, ValueError, KeyError, RuntimeError and safetensors' own for what is wrong with files.
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -128,15 +133,7 @@ def load(
     """
     where = {"": str(device)} if device.type == "cpu" or device.index is not None else "auto"
     with _readable(folder):
-        trunk, info = transformers.AutoModel.from_pretrained(
-            folder.path,
-            dtype=dtype,
-            device_map=where,
-            trust_remote_code=trust_remote_code,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    _check_weights(folder, info)
+        trunk = _read_trunk(folder, dtype, where, trust_remote_code)
     trunk.eval()
     return Model(
         label=label,
@@ -148,6 +145,21 @@ def load(
         dtype=dtype,
         max_tokens=_max_tokens(trunk.config, tokenizer),
     )
+
+
+def _read_trunk(folder: ModelFolder, dtype: torch.dtype, where: str | dict[str, str], trust_remote_code: bool) -> Any:
+    if qwen1.is_first_generation_qwen(folder.path):
+        return qwen1.load_model(folder.path, dtype=dtype, device_map=where)
+    trunk, info = transformers.AutoModel.from_pretrained(
+        folder.path,
+        dtype=dtype,
+        device_map=where,
+        trust_remote_code=trust_remote_code,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    _check_weights(folder, info)
+    return trunk
 
 
 def _check_weights(folder: ModelFolder, info: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ class Family:
     """Percent of the pre-training text a language, where published."""
 
     def order(self, languages: Iterable[str]) -> list[str]:
-        """`languages` as the family's figures show them: by share, without those left out, languages of your own last."""
+        """`languages` as the family's figures show them: by share, without those left out, others last."""
         given = list(languages)
         known = [language for language in self.axis if language in given]
         return known + [lang for lang in given if lang not in self.axis and lang not in self.left_out]

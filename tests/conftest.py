@@ -91,7 +91,10 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: build(tmp_path_factory.mktemp("models") / f"tiny-{family}", family) for family in FAMILIES}
 
 
-WORDS = "bag dog gives takes helps hurts a the old new friend stranger bread water house and for from with it".split()
+WORDS = (
+    *("bag", "dog", "gives", "takes", "helps", "hurts", "a", "the", "old", "new", "friend", "stranger"),
+    *("bread", "water", "house", "and", "for", "from", "with", "it"),
+)
 
 
 def write_data(

@@ -1,4 +1,4 @@
-"""The small part of the golden numbers that is kept beside the tests, as the files and tables that the analyses work on."""
+"""The part of the golden numbers that is kept beside the tests, as the files and tables that analyses work on."""
 
 from functools import cache
 from pathlib import Path

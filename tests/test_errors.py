@@ -147,12 +147,8 @@ def test_recognition_before_collection(script: Script, common: list[object]) -> 
 
 def test_vectors_of_another_model(script: Script, with_results: list[object], tmp_path: Path) -> None:
     other = build(tmp_path / "other", "llama", seed=1)
-    ended = script("recognize_concept", *with_results, "--model-path", other, "--model-label", "tiny-llama")
-    assert_refused(ended, "has no vectors of", "collect_vector.py")
-    ended = script(
-        "recognize_concept", *with_results, "--model-path", other, "--model-label", "tiny-llama", "--concept", "morality",
-        "--lang", "en",
-    )  # fmt: skip
+    options = [*with_results, "--concept", "morality", "--lang", "en", "--model-path", other]
+    ended = script("recognize_concept", *options, "--model-label", "tiny-llama")
     assert_refused(ended, "made with other settings (weights", "collect_vector.py")
 
 
@@ -160,7 +156,7 @@ def test_vectors_of_another_model(script: Script, with_results: list[object], tm
 def test_no_results_yet(name: str, script: Script, with_results: list[object], tmp_path: Path) -> None:
     base = ["--res-dir", tmp_path / "res", "--cross-model"]
     before = snapshot(tmp_path)
-    assert_refused(script(name, *base, "nowhere-7B"), "no results in", "nowhere-7B", "tiny-llama", "collect_vector.py")
+    assert_refused(script(name, *base, "no-7B"), "no results in", "no-7B", "tiny-llama", "collect_vector.py")
     assert_refused(script(name, *base, "../tiny"), "'../tiny' is no plain name")
     assert_refused(script(name, *base, ","), "name at least one")
     assert_refused(script(name, *base, "tiny-llama", "--lang", "en", "zh"), "no results for", "zh", "collect_vector.py")
@@ -231,7 +227,7 @@ def test_a_model_folder_that_is_none(script: Script, common: list[object], tmp_p
 def test_a_hub_id_without_a_network(
     script: Script, common: list[object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import huggingface_hub.constants  # noqa: PLC0415
+    import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))

@@ -83,7 +83,7 @@ def test_nothing_that_a_pickle_asks_for_is_run(protocol: int, read: Any, tmp_pat
     ):
         pickled = pickle.dumps({"en": call}, protocol)
         path = archive(tmp_path / f"{protocol}-{number}.pk", pickled)
-        with pytest.raises(UserError, match="is refused: it asks for .*, which no result file needs"):
+        with pytest.raises(UserError, match=r"is refused: it asks for .*, which no result file needs"):
             read(path)
     assert not mark.exists()
 

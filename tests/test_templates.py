@@ -56,5 +56,5 @@ def test_a_template_without_a_place_for_the_text_is_refused() -> None:
 
 @pytest.mark.parametrize("broken", ["{{ raise_exception('no') }}", "{{ messages[0", "nothing of the text"])
 def test_a_chat_template_that_fails_is_named_with_the_remedy(broken: str) -> None:
-    with pytest.raises(UserError, match="the tokenizer's chat template .*--template"):
+    with pytest.raises(UserError, match=r"the tokenizer's chat template .*--template"):
         resolve("auto", with_chat_template(broken))

@@ -1,5 +1,7 @@
 """Transfer and the same-language table against golden numbers."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from golden_subset import MODEL, accuracies, assert_agrees, expected
@@ -22,7 +24,7 @@ def test_a_source_that_is_better_than_the_target_itself_transfers() -> None:
     languages = LANGUAGES[:2]
 
     class File:
-        accuracy = {
+        accuracy: ClassVar = {
             "en": {"en": np.array([0.5, 0.9]), "fr": np.array([0.75, 0.7])},
             "fr": {"en": np.array([0.5, 0.5]), "fr": np.array([0.6, 0.5])},
         }
@@ -36,7 +38,7 @@ def test_a_source_that_is_better_than_the_target_itself_transfers() -> None:
 
 def test_the_lowest_of_equally_good_layers_is_named() -> None:
     class File:
-        accuracy = {"en": {"en": np.array([0.5, 0.9, 0.9])}}
+        accuracy: ClassVar = {"en": {"en": np.array([0.5, 0.9, 0.9])}}
 
     found = same_language_table({"m": {"a": File()}}, ["en"])
     assert found.to_dict("records") == [
