@@ -157,20 +157,33 @@ def _read_trunk(folder: ModelFolder, dtype: torch.dtype, where: str | dict[str, 
         trust_remote_code=trust_remote_code,
         local_files_only=True,
         output_loading_info=True,
+        # Reported in `info` like what is missing, instead of an error that names no tensor.
+        ignore_mismatched_sizes=True,
     )
-    _check_weights(folder, info)
+    # Of a model for images and text, the text's part: what sees images is dropped.
+    trunk = getattr(trunk, "language_model", trunk)
+    _check_weights(folder, trunk, info)
     return trunk
 
 
-def _check_weights(folder: ModelFolder, info: dict[str, Any]) -> None:
-    """Refuse a checkpoint that left a part of the trunk at random values; a pooler above the states does not matter."""
+def _check_weights(folder: ModelFolder, trunk: nn.Module, info: dict[str, Any]) -> None:
+    """Refuse a checkpoint that is not all of the trunk and no more; heads and poolers above it do not matter."""
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
-    if missing or info.get("mismatched_keys"):
-        names = missing or sorted(str(item[0]) for item in info["mismatched_keys"])
-        raise UserError(
-            f"{folder.path}: {len(names)} tensors are missing or of another shape, {names[0]} first: "
-            "download the checkpoint again"
-        )
+    blocks = find_blocks(trunk)
+    prefix = next(name for name, module in trunk.named_modules() if module is blocks) + "."
+    # Buffers that older versions of Transformers saved and that are computed today.
+    computed = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")
+    extra = sorted(name for name in info["unexpected_keys"] if prefix in name and not name.endswith(computed))
+    reshaped = sorted(str(name) for name, *_ in info["mismatched_keys"])
+    for names, what in (
+        (missing, "the checkpoint lacks"),
+        (extra, "the config does not know of"),
+        (reshaped, "have another shape than the config says"),
+    ):
+        if names:
+            raise UserError(
+                f"{folder.path}: {len(names)} tensors that {what}, {names[0]} first: download config and weights again"
+            )
 
 
 def _text_config(config: Any) -> Any:

@@ -1,6 +1,8 @@
 """Models by name and size: adding one is adding a row.
 
-Layer counts are not here: they come from a model's own config, and in analyses from the result files.
+What can be read off a model itself is not here. Layers are counted (in analyses: in the result files). Padding goes by
+the mask, so that neither the tokenizer's side nor a missing pad token matters. Special tokens are the tokenizer's own,
+or with `auto` those that its chat template writes.
 """
 
 from dataclasses import dataclass
@@ -55,6 +57,28 @@ MODELS = {
         Entry("llama2", "7B", "meta-llama/Llama-2-7b-hf", "llama2", PLAIN, "float16"),
         Entry("llama2", "13B", "meta-llama/Llama-2-13b-hf", "llama2", PLAIN, "float16"),
         Entry("bloom", "7B1", "bigscience/bloom-7b1", "bloomz", PLAIN, "float16"),
+        # Later families. Their shares of languages are not published, so none of the paper's are taken for them.
+        Entry("llama3.1-chat", "8B", "meta-llama/Llama-3.1-8B-Instruct", "none", AUTO, "bfloat16"),
+        Entry("llama3.1-chat", "70B", "meta-llama/Llama-3.1-70B-Instruct", "none", AUTO, "bfloat16"),
+        Entry("llama3.2-chat", "1B", "meta-llama/Llama-3.2-1B-Instruct", "none", AUTO, "bfloat16"),
+        Entry("llama3.2-chat", "3B", "meta-llama/Llama-3.2-3B-Instruct", "none", AUTO, "bfloat16"),
+        Entry("qwen2.5-chat", "0B5", "Qwen/Qwen2.5-0.5B-Instruct", "none", AUTO, "bfloat16"),
+        Entry("qwen2.5-chat", "1B5", "Qwen/Qwen2.5-1.5B-Instruct", "none", AUTO, "bfloat16"),
+        Entry("qwen2.5-chat", "7B", "Qwen/Qwen2.5-7B-Instruct", "none", AUTO, "bfloat16"),
+        Entry("qwen2.5-chat", "14B", "Qwen/Qwen2.5-14B-Instruct", "none", AUTO, "bfloat16"),
+        Entry("qwen2.5-chat", "72B", "Qwen/Qwen2.5-72B-Instruct", "none", AUTO, "bfloat16"),
+        Entry("qwen3-chat", "0B6", "Qwen/Qwen3-0.6B", "none", AUTO, "bfloat16"),
+        Entry("qwen3-chat", "1B7", "Qwen/Qwen3-1.7B", "none", AUTO, "bfloat16"),
+        Entry("qwen3-chat", "8B", "Qwen/Qwen3-8B", "none", AUTO, "bfloat16"),
+        Entry("qwen3-chat", "14B", "Qwen/Qwen3-14B", "none", AUTO, "bfloat16"),
+        Entry("gemma2-chat", "2B", "google/gemma-2-2b-it", "none", AUTO, "bfloat16"),
+        Entry("gemma2-chat", "9B", "google/gemma-2-9b-it", "none", AUTO, "bfloat16"),
+        Entry("gemma2-chat", "27B", "google/gemma-2-27b-it", "none", AUTO, "bfloat16"),
+        Entry("gemma3-chat", "1B", "google/gemma-3-1b-it", "none", AUTO, "bfloat16"),
+        Entry("gemma3-chat", "4B", "google/gemma-3-4b-it", "none", AUTO, "bfloat16"),
+        Entry("gemma3-chat", "12B", "google/gemma-3-12b-it", "none", AUTO, "bfloat16"),
+        Entry("gemma3-chat", "27B", "google/gemma-3-27b-it", "none", AUTO, "bfloat16"),
+        Entry("mistral-chat", "7B", "mistralai/Mistral-7B-Instruct-v0.3", "none", AUTO, "bfloat16"),
     )
 }
 

@@ -62,6 +62,9 @@ def config(family: str, hidden: int = HIDDEN, layers: int = LAYERS) -> transform
         "gpt_neox": lambda: transformers.GPTNeoXConfig(**usual),
         "gpt2": lambda: transformers.GPT2Config(**common, n_embd=hidden, n_layer=layers, n_head=4, n_positions=256),
         "mistral": lambda: transformers.MistralConfig(**usual, **groups, sliding_window=16),
+        "qwen3": lambda: transformers.Qwen3Config(**usual, **groups, head_dim=8),
+        "gemma2": lambda: transformers.Gemma2Config(**usual, **groups, head_dim=8, sliding_window=16),
+        "gemma3": lambda: transformers.Gemma3TextConfig(**usual, **groups, head_dim=8, sliding_window=16),
         "bert": lambda: transformers.BertConfig(**usual),
     }
     return makers[family]()
@@ -82,7 +85,7 @@ def build(folder: Path, family: str, seed: int = 0, **tokenizer: object) -> Path
     return folder
 
 
-FAMILIES = ("llama", "qwen2", "bloom", "gpt_neox", "gpt2", "mistral", "bert")
+FAMILIES = ("llama", "qwen2", "bloom", "gpt_neox", "gpt2", "mistral", "qwen3", "gemma2", "gemma3", "bert")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,134 @@
+"""Check that a model is read rightly before a long run: python -m repe.doctor --model-path PATH_OR_HUB_ID
+
+Says what memory it takes (before the weights are read), what was found (trunk, blocks, widths), how a text reaches the
+model (template, tokens, last token), and whether its states agree with references. Takes the model options of the
+stages, --device, --dtype and --text.
+"""
+
+import argparse
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from repe import cli
+
+if TYPE_CHECKING:
+    import torch
+
+    from repe.models import Model
+    from repe.selection import ChosenModel
+
+TEXTS = (
+    "I helped my neighbour carry her shopping up the stairs.",
+    "He lied.",
+    "我把捡到的钱包交给了警察，因为那不是我的东西。",
+)
+# Relative differences of states above these are more than rounding: in single precision, and in half.
+ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
+
+
+def main(args: argparse.Namespace) -> None:
+    from repe import selection
+    from repe.errors import UserError
+
+    chosen = selection.model(args)
+    texts = list(dict.fromkeys([args.text, *TEXTS]))
+    report(memory(chosen))
+    model = chosen.load()
+    report([*found(model), *reading(model, texts[0])])
+    limit = ROUNDING[str(model.dtype).removeprefix("torch.")]
+    checks = differences(model, texts)
+    for name, difference in checks.items():
+        print(f"{name:<22}largest relative difference {difference:.1e}, {'ok' if difference <= limit else 'too large'}")
+    if max(checks.values()) > limit:
+        raise UserError(f"{model.label}: states depend on more than the text; do not use this model with this --dtype")
+    print(f"{'verdict':<22}ready for collect_vector.py")
+
+
+def report(lines: Iterable[tuple[str, str]]) -> None:
+    """Print names and values in two columns."""
+    for name, value in lines:
+        print(f"{name:<22}{value}")
+
+
+def found(model: "Model") -> Iterator[tuple[str, str]]:
+    """What was loaded."""
+    yield "trunk", f"{type(model.trunk).__module__.split('.')[-1]}.{type(model.trunk).__name__}"
+    yield "blocks", f"{model.layers} of {type(model.blocks[0]).__name__}"
+    kept = 1000 * model.layers * model.hidden_size * model.dtype.itemsize
+    yield "hidden size", f"{model.hidden_size} (states of 1,000 texts: {_size(kept)})"
+    yield "numbers, device", f"{str(model.dtype).removeprefix('torch.')} on {model.device}"
+    yield "positions", str(model.max_tokens or "no limit")
+
+
+def reading(model: "Model", text: str) -> Iterator[tuple[str, str]]:
+    """How a text reaches the model."""
+    from repe.hidden_states import tokenize
+
+    (ids,) = tokenize(model, [text])
+    yield "template", repr(model.template.text)
+    yield "special tokens", "added by the tokenizer" if model.template.special_tokens else "those of the chat template"
+    yield "text as read", repr(model.tokenizer.decode(ids))
+    yield "last token", f"{model.tokenizer.decode(ids[-1:])!r} (id {ids[-1]}, the last of {len(ids)})"
+    yield "tokenizer pads on", f"the {model.tokenizer.padding_side}, which does not matter here"
+
+
+def memory(chosen: "ChosenModel") -> Iterator[tuple[str, str]]:
+    """What the weights take, vocabulary head included, and what there is."""
+    import torch
+
+    from repe.hub import WEIGHTS
+    from repe.models import DTYPES, published_dtype
+
+    on_disk = sum(path.stat().st_size for pattern in WEIGHTS for path in chosen.folder.path.glob(pattern))
+    published = DTYPES[chosen.published_dtype or published_dtype(chosen.folder)]
+    yield "weights", f"about {_size(on_disk * chosen.dtype.itemsize / published.itemsize)} in {chosen.dtype}"
+    if chosen.device.type == "cuda":
+        free = sum(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
+        yield "free on the GPUs", f"{_size(free)}; what does not fit stays on the CPU, which is slow"
+    else:
+        yield "memory here", _size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def differences(model: "Model", texts: list[str]) -> dict[str, float]:
+    """Largest difference of the texts' states, over their norm, from two references.
+
+    Returns:
+        `in a batch, alone`: all texts in one batch against each by itself; `Transformers' own`: against what the model
+        gives as `hidden_states` for each text by itself.
+    """
+    import torch
+
+    from repe.hidden_states import last_token_states, tokenize
+
+    together = last_token_states(model, texts, batch_size=len(texts))
+    alone = last_token_states(model, texts, batch_size=1)
+    own = torch.empty_like(together)
+    with torch.inference_mode():
+        for place, ids in enumerate(tokenize(model, texts)):
+            row = torch.tensor([ids], device=model.device)
+            output = model.trunk(
+                input_ids=row, attention_mask=torch.ones_like(row), use_cache=False, output_hidden_states=True
+            )
+            for layer, state in enumerate(output.hidden_states[1:]):
+                own[layer, place] = state[0, -1]
+    return {"in a batch, alone": _relative(together, alone), "Transformers' own": _relative(alone, own)}
+
+
+def _relative(found: "torch.Tensor", reference: "torch.Tensor") -> float:
+    difference = (found.float() - reference.float()).norm(dim=-1)
+    return float((difference / reference.float().norm(dim=-1)).max())
+
+
+def start() -> None:
+    parser = cli.parser(__doc__ or "")
+    parser.add_argument("--text", default=TEXTS[0], metavar="TEXT", help="a text to show and check with")
+    cli.run(main, parser)
+
+
+if __name__ == "__main__":
+    start()
