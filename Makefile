@@ -1,10 +1,10 @@
-# make demo   the whole pipeline on the demo's small models, on a CPU
-# make test   all tests; make lint   style and types
+# make demo   the pipeline on the demo's small models, on a CPU
+# make test   all tests
+# make lint   style and types
 # Each makes the environment .venv first, once.
 
 PYTHON ?= python3
 BIN = .venv/bin
-ONE_THREAD_A_WORKER = OMP_NUM_THREADS=1
 
 .PHONY: demo test lint
 
@@ -17,17 +17,14 @@ ONE_THREAD_A_WORKER = OMP_NUM_THREADS=1
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@touch $@
-
 demo: .venv/installed
 	@$(BIN)/python demo/run.py
 
-test: .venv/installed-dev
-	$(ONE_THREAD_A_WORKER) $(BIN)/python -m pytest -n 2
+# Two workers of one thread each: the tests' models are too small for more to pay.
+test: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-lint: .venv/installed-dev
+lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
