@@ -18,11 +18,11 @@ HEAT_MAPS = {"7b": "figure4_similarity_7b", "all": "figure7_similarity_all"}
 def main(args: argparse.Namespace) -> None:
     import pandas as pd
 
-    from repe import consistency, figures, selection, tables
+    from repe import comparison, consistency, figures, tables
     from repe.paper import SHARED_LANGUAGES
     from repe.results import VectorFile
 
-    compared = selection.models_to_compare(args, VectorFile)
+    compared = comparison.open_models(args, VectorFile)
     shared = [language for language in SHARED_LANGUAGES if language in compared.languages]
     similarity, by_layer, correlation = [], [], []
     for model, files in compared.files.items():
@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> None:
         if len(shared) > 1:
             by_layer.append(consistency.similarity_by_layer(model, consistency.cosines(files, shared)))
 
-    out_dir = selection.out_dir(args)
+    out_dir = comparison.out_dir(args)
     written = tables.write_csv(pd.concat(similarity), out_dir, "similarity")
     written += tables.write_table1(pd.concat(correlation), out_dir)
     for models, families in compared.panels.items():
@@ -51,9 +51,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def start() -> None:
-    parser = cli.parser(__doc__)
-    cli.add_cross_model(parser)
-    cli.run(main, parser)
+    cli.run(main, cli.parser(__doc__, cross_model=True))
 
 
 if __name__ == "__main__":

@@ -51,12 +51,12 @@ def recognize_all(args: argparse.Namespace) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    from repe import figures, selection, tables
+    from repe import comparison, figures, tables
     from repe.recognition import same_language_table
     from repe.results import AccuracyFile
 
-    compared = selection.models_to_compare(args, AccuracyFile, same_language=True)
-    out_dir = selection.out_dir(args)
+    compared = comparison.open_models(args, AccuracyFile, same_language=True)
+    out_dir = comparison.out_dir(args)
     accuracy = same_language_table(compared.files, compared.languages)
     written = tables.write_table6(accuracy, out_dir)
     written += figures.save(
@@ -66,9 +66,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def start() -> None:
-    parser = cli.parser(__doc__)
-    cli.add_cross_model(parser)
-    cli.run(main, parser)
+    cli.run(main, cli.parser(__doc__, cross_model=True))
 
 
 if __name__ == "__main__":

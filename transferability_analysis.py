@@ -18,15 +18,15 @@ HEAT_MAPS = {"7b": "figure5_transfer_7b", "all": "figure8_transfer_all"}
 def main(args: argparse.Namespace) -> None:
     import pandas as pd
 
-    from repe import figures, selection, tables
+    from repe import comparison, figures, tables
     from repe.results import AccuracyFile
     from repe.transfer import transfer_table
 
-    compared = selection.models_to_compare(args, AccuracyFile)
+    compared = comparison.open_models(args, AccuracyFile)
     transfer = pd.concat(
         transfer_table(model, files, compared.languages_of(model)) for model, files in compared.files.items()
     )
-    out_dir = selection.out_dir(args)
+    out_dir = comparison.out_dir(args)
     written = tables.write_csv(transfer, out_dir, "transfer")
     for models, families in compared.panels.items():
         written += figures.save(figures.transfer_heat_maps(transfer, families), out_dir, HEAT_MAPS[models])
@@ -34,9 +34,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def start() -> None:
-    parser = cli.parser(__doc__)
-    cli.add_cross_model(parser)
-    cli.run(main, parser)
+    cli.run(main, cli.parser(__doc__, cross_model=True))
 
 
 if __name__ == "__main__":

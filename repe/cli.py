@@ -24,8 +24,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
-def parser(doc: str) -> _Parser:
-    """A parser with the shared options, described by the script's docstring."""
+def parser(doc: str, cross_model: bool = False) -> _Parser:
+    """A parser with the shared options, described by the script's docstring.
+
+    Args:
+        doc: the description.
+        cross_model: also take the options of scripts that compare models.
+    """
     parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     _add_subject(parser.add_argument_group("what to study"))
     _add_model(parser.add_argument_group("the model"))
@@ -33,6 +38,8 @@ def parser(doc: str) -> _Parser:
     results = parser.add_argument_group("results")
     results.add_argument("--res-dir", type=Path, default=Path("res"), metavar="DIR", help="result files (default: res)")
     results.add_argument("--overwrite", action="store_true", help="redo what is there already")
+    if cross_model:
+        _add_cross_model(parser.add_argument_group("comparing models"))
     return parser
 
 
@@ -88,14 +95,12 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_cross_model(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the scripts that compare models."""
-    group = parser.add_argument_group("comparing models")
+def _add_cross_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--cross-model", type=_names, metavar="A,B,...", help="compare these results folders; no model is loaded"
     )
     group.add_argument(
-        "--out-dir", type=Path, metavar="DIR", help="figures and tables (default: <res-dir>/cross_model)"
+        "--out-dir", type=Path, metavar="DIR", help="for figures and tables (default: RES_DIR/cross_model)"
     )
 
 

@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import nn
 
-from repe import qwen1
+from repe import qwen1, qwen1_tokenizer, qwen1_weights
 from repe.errors import UserError
 from repe.hub import ModelFolder
 from repe.templates import Template
@@ -91,7 +91,7 @@ def load_tokenizer(folder: ModelFolder, trust_remote_code: bool = False) -> Any:
     """
     transformers.logging.set_verbosity_error()
     if qwen1.is_first_generation_qwen(folder.path):
-        return qwen1.load_tokenizer(folder.path)
+        return qwen1_tokenizer.load_tokenizer(folder.path)
     with _readable(folder):
         return transformers.AutoTokenizer.from_pretrained(folder.path, trust_remote_code=trust_remote_code)
 
@@ -149,7 +149,7 @@ def load(
 
 def _read_trunk(folder: ModelFolder, dtype: torch.dtype, where: str | dict[str, str], trust_remote_code: bool) -> Any:
     if qwen1.is_first_generation_qwen(folder.path):
-        return qwen1.load_model(folder.path, dtype=dtype, device_map=where)
+        return qwen1_weights.load_model(folder.path, dtype=dtype, device_map=where)
     trunk, info = transformers.AutoModel.from_pretrained(
         folder.path,
         dtype=dtype,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -291,6 +291,9 @@ class AccuracyFile(ResultFile):
                 f"{self.path} and {self.released_path.name} hold accuracies of different models: move one away"
             )
         return found
+
+
+File = TypeVar("File", bound=ResultFile)
 
 
 def _expect(right: Any, what: str) -> None:

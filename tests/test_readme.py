@@ -1,0 +1,47 @@
+"""The README's commands are commands that the scripts accept."""
+
+import importlib
+import re
+import shlex
+
+import pytest
+from conftest import ROOT
+
+from repe import cli
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.replace("PATH_OR_HUB_ID", "owner/name")
+    for page in (README, *(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("*.py"))))
+    for line in re.findall(r"^ *(python \w+\.py .+)$", page, flags=re.MULTILINE)
+]
+
+
+def test_the_readme_has_the_commands_of_the_stages() -> None:
+    assert len(COMMANDS) > 10
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, script, *arguments = shlex.split(command)
+    parsed = []
+    monkeypatch.setattr(cli, "run", lambda _main, parser: parsed.append(parser.parse_args(arguments)))
+    importlib.import_module(script.removesuffix(".py")).start()
+    assert parsed
+
+
+def test_files_that_the_readme_names_are_there() -> None:
+    named = re.findall(r"\]\(([\w/.]+)\)", README) + re.findall(r"`(repe/\w+\.py)`", README)
+    assert named
+    for name in named:
+        assert (ROOT / name).exists(), name
+
+
+def test_figures_and_tables_in_the_readme_are_those_that_are_written() -> None:
+    sources = " ".join(
+        (ROOT / name).read_text(encoding="utf-8")
+        for name in ("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py", "repe/tables.py")
+    )
+    names = re.findall(r"`((?:figure|table|similarity|transfer)\w*)(?:\.csv)?`", README)
+    assert len(names) >= 10
+    assert all(f'"{name}"' in sources for name in names)
