@@ -44,6 +44,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> Path:
             # mkstemp makes private files; results are as readable as any file that the user creates.
             Path(temporary).chmod(0o666 & ~_umask())
             Path(temporary).replace(path)
+            _flush_folder(path.parent)
         except BaseException:
             Path(temporary).unlink()
             raise
@@ -52,6 +53,16 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> Path:
             f"{path} cannot be written ({error.strerror or error}): the old file, if any, is whole"
         ) from error
     return path
+
+
+def _flush_folder(folder: Path) -> None:
+    """Put a renaming on the disk, where the system can: without, a power cut may bring the old file back."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def writable_folder(folder: Path) -> None:

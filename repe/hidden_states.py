@@ -57,22 +57,45 @@ def tokenize(model: Model, texts: Sequence[str]) -> list[list[int]]:
     Raises:
         UserError: a text has no token, or more than the model has positions for.
     """
-    rendered = [model.template.render(text) for text in texts]
-    tokens = model.tokenizer(
-        rendered,
+    tokens = _encode(model, texts)
+    for place, (text, ids) in enumerate(zip(texts, tokens, strict=True)):
+        if not ids:
+            raise UserError(f"{model.label} makes no token of the text {shorten(text)}: mend the text or the template")
+        if model.max_tokens and len(ids) > model.max_tokens:
+            if not model.truncate:
+                raise UserError(
+                    f"the text {shorten(text)} has {len(ids)} tokens, {model.label} takes {model.max_tokens}: "
+                    "shorten it, or cut it with --truncate"
+                )
+            tokens[place] = _cut(model, text, model.max_tokens)
+    return tokens
+
+
+def _encode(model: Model, texts: Sequence[str]) -> list[list[int]]:
+    ids = model.tokenizer(
+        [model.template.render(text) for text in texts],
         add_special_tokens=model.template.special_tokens,
         return_attention_mask=False,
         return_token_type_ids=False,
         verbose=False,
     )["input_ids"]
-    for text, ids in zip(texts, tokens, strict=True):
-        if not ids:
-            raise UserError(f"{model.label} makes no token of the text {shorten(text)}: mend the text or the template")
-        if model.max_tokens and len(ids) > model.max_tokens:
-            raise UserError(
-                f"the text {shorten(text)} has {len(ids)} tokens, {model.label} takes {model.max_tokens}: shorten it"
-            )
-    return tokens  # type: ignore[no-any-return]
+    return list(ids)
+
+
+def _cut(model: Model, text: str, most: int) -> list[int]:
+    """Token ids of the longest beginning of `text` that fits, the template around it whole.
+
+    Raises:
+        UserError: the template alone does not fit.
+    """
+    fits, too_long = 0, len(text)
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        fits, too_long = (middle, too_long) if len(_encode(model, [text[:middle]])[0]) <= most else (fits, middle)
+    (ids,) = _encode(model, [text[:fits]])
+    if len(ids) > most:
+        raise UserError(f"the template alone is longer than the {most} tokens that {model.label} takes: shorten it")
+    return ids
 
 
 def shorten(text: str, length: int = 60) -> str:

@@ -34,6 +34,8 @@ class Model:
     dtype: torch.dtype
     max_tokens: int | None
     """Longest text that the positions allow; None where there is no limit."""
+    truncate: bool = False
+    """Whether longer texts are cut instead of refused."""
 
     @property
     def layers(self) -> int:
@@ -116,6 +118,7 @@ def load(
     template: Template,
     device: torch.device,
     dtype: torch.dtype,
+    truncate: bool = False,
     trust_remote_code: bool = False,
 ) -> Model:
     """Load the trunk; its layers are counted, not looked up.
@@ -127,23 +130,27 @@ def load(
         template: what stands around a text.
         device: where to; a GPU without a number means all of them, with what does not fit kept on the CPU.
         dtype: of the weights and of the states.
+        truncate: cut texts that are too long for the model instead of refusing them.
 
     Raises:
         UserError: the files are no causal or encoder model of Transformers, or parts are missing or damaged.
     """
-    where = {"": str(device)} if device.type == "cpu" or device.index is not None else "auto"
+    where = "auto" if device.type == "cuda" and device.index is None else {"": str(device)}
     with _readable(folder):
         trunk = _read_trunk(folder, dtype, where, trust_remote_code)
     trunk.eval()
+    embeddings = trunk.get_input_embeddings().weight.device
     return Model(
         label=label,
         trunk=trunk,
         blocks=find_blocks(trunk),
         tokenizer=tokenizer,
         template=template,
-        device=trunk.get_input_embeddings().weight.device,
+        # Weights that wait on the CPU for their turn on a GPU have no device of their own.
+        device=device if embeddings.type == "meta" else embeddings,
         dtype=dtype,
         max_tokens=_max_tokens(trunk.config, tokenizer),
+        truncate=truncate,
     )
 
 

@@ -178,15 +178,24 @@ def read_vectors(path: Path) -> dict[str, dict[str, Any]]:
 def _vectors(reader: _Reader) -> dict[str, Any]:
     directions, signs = reader.attributes["directions"], reader.attributes["direction_signs"]
     layers = sorted(directions)
-    return {
-        "layers": layers,
-        "directions": np.stack([_array(directions[layer]) for layer in layers]).astype(np.float32),
-        "signs": np.stack([np.atleast_1d(_array(signs[layer])) for layer in layers]).astype(np.int8),
-    }
+    stacked = np.stack([_array(directions[layer]) for layer in layers]).astype(np.float32)
+    signed = np.stack([np.atleast_1d(_array(signs[layer])) for layer in layers])
+    if layers != list(range(1, len(layers) + 1)) or stacked.ndim != 3 or signed.shape != stacked.shape[:2]:
+        raise ValueError("layers, directions and signs do not fit")
+    if not np.isfinite(stacked).all() or not np.isin(signed, (-1, 1)).all():
+        raise ValueError("a direction is not finite, or a sign is neither 1 nor -1")
+    return {"layers": layers, "directions": stacked, "signs": signed.astype(np.int8)}
 
 
 def _array(values: Any) -> np.ndarray:
     return values.numpy if isinstance(values, _Array) else np.asarray(values, dtype=np.float64)
+
+
+def _accuracy_row(row: dict[int, float]) -> dict[int, float]:
+    values = {int(layer): float(value) for layer, value in row.items()}
+    if sorted(values) != list(range(1, len(values) + 1)) or not all(0 <= value <= 1 for value in values.values()):
+        raise ValueError("layers are not 1..N, or an accuracy is not in 0..1")
+    return values
 
 
 def read_accuracy(path: Path) -> dict[str, dict[str, dict[int, float]]]:
@@ -197,9 +206,7 @@ def read_accuracy(path: Path) -> dict[str, dict[str, dict[int, float]]]:
     """
     try:
         return {
-            source: {
-                target: {int(layer): float(value) for layer, value in row.items()} for target, row in targets.items()
-            }
+            source: {target: _accuracy_row(row) for target, row in targets.items()}
             for source, targets in _load(path).items()
         }
     except (AttributeError, TypeError, ValueError) as error:

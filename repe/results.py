@@ -23,7 +23,7 @@ from repe.paper import FAMILIES, LANGUAGES, TRAIN_SHARE, Family, family_by_name,
 FORMAT = 1
 
 # What must be equal for results to stand in one file; other parts of meta (versions, sources) are for the record.
-SETTINGS = ("weights", "template", "special_tokens", "dtype", "split", "method", "random_direction", "seed")
+SETTINGS = ("weights", "template", "special_tokens", "truncate", "dtype", "split", "method", "random_direction", "seed")
 
 
 def model_folder(model: str, split: float) -> str:

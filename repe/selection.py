@@ -102,6 +102,7 @@ class ChosenModel:
             "weights": self.folder.fingerprint(),
             "template": self.template.text,
             "special_tokens": self.template.special_tokens,
+            "truncate": self.args.truncate,
             "dtype": str(self.dtype).removeprefix("torch."),
             "split": self.args.split,
             "method": self.args.direction_method,
@@ -121,6 +122,7 @@ class ChosenModel:
             template=self.template,
             device=self.device,
             dtype=self.dtype,
+            truncate=self.args.truncate,
             trust_remote_code=self.args.trust_remote_code,
         )
 

@@ -13,6 +13,9 @@ from repe.files import writable_folder
 from repe.results import ResultFile, VectorFile, Vectors
 from repe.selection import ChosenModel
 
+# How many faulty files one message tells of.
+FILES_SHOWN = 5
+
 Work = Mapping[str, Sequence[str]]
 """Languages by concept."""
 
@@ -23,14 +26,19 @@ def read_splits(args: argparse.Namespace, wanted: Work, pending: Work) -> dict[t
     Raises:
         UserError: a file that is needed is missing, a file is faulty, or the split leaves nothing to train on.
     """
-    return {
-        (concept, language): data.split_pairs(
-            data.read_pairs(args.data_dir, concept, language), args.split, args.random_direction
-        )
-        for concept, languages in wanted.items()
-        for language in languages
-        if language in pending[concept] or data.data_file(args.data_dir, concept, language).exists()
-    }
+    splits, faults = {}, []
+    for concept, languages in wanted.items():
+        for language in languages:
+            if language in pending[concept] or data.data_file(args.data_dir, concept, language).exists():
+                try:
+                    dataset = data.read_pairs(args.data_dir, concept, language)
+                    splits[concept, language] = data.split_pairs(dataset, args.split, args.random_direction)
+                except UserError as error:
+                    faults.append(str(error))
+    if faults:
+        more = f" || and {len(faults) - FILES_SHOWN} more files" if len(faults) > FILES_SHOWN else ""
+        raise UserError(" || ".join(faults[:FILES_SHOWN]) + more)
+    return splits
 
 
 def sources(file: VectorFile, languages: Sequence[str]) -> dict[str, Vectors]:

@@ -70,10 +70,10 @@ def config(family: str, hidden: int = HIDDEN, layers: int = LAYERS) -> transform
     return makers[family]()
 
 
-def build(folder: Path, family: str, seed: int = 0, **tokenizer: object) -> Path:
+def build(folder: Path, family: str, seed: int = 0, layers: int = LAYERS, **tokenizer: object) -> Path:
     """A model of random weights and its tokenizer in `folder`; causal models are saved with their vocabulary head."""
     torch.manual_seed(seed)
-    made = config(family)
+    made = config(family, layers=layers)
     kind = transformers.AutoModel if family == "bert" else transformers.AutoModelForCausalLM
     model = kind.from_config(made)
     # Random weights as they come give every text nearly the same state.

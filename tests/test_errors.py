@@ -73,6 +73,16 @@ def test_a_faulty_data_file(
     refused_everywhere(script, tmp_path, options, "morality_fr.json", part)
 
 
+def test_several_faulty_files_are_all_named(script: Script, common: list[object], tmp_path: Path) -> None:
+    for language in ("en", "zh"):
+        (tmp_path / f"data/morality/morality_{language}.json").write_text('{"g": {"1": {"pos": "a"}}}')
+    (tmp_path / "data/toxicity/toxicity_fr.json").write_bytes(b"\xff")
+    ended = script("collect_vector", *common)
+    assert_refused(
+        ended, "morality_en.json: g|1 has no 'neg'", "morality_zh.json: g|1 has no", "toxicity_fr.json is not"
+    )
+
+
 def test_a_language_concept_or_data_folder_that_is_not_there(
     script: Script, with_results: list[object], tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """States are Transformers' own `hidden_states[1:]` of each text's last real token."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from repe import hub, models
 from repe.errors import UserError
-from repe.hidden_states import batches, last_token_states
+from repe.hidden_states import batches, last_token_states, tokenize
 from repe.models import Model
 from repe.templates import Template
 
@@ -97,7 +98,10 @@ def test_states_that_are_not_finite_name_layer_text_and_remedy(model_folders: di
 
 
 def test_a_text_longer_than_the_positions_is_refused_and_named(model_folders: dict[str, Path]) -> None:
-    with pytest.raises(UserError, match=r"'word word.*\.\.\.' has 1251 tokens, tiny-gpt2 takes 256: shorten it"):
+    with pytest.raises(
+        UserError,
+        match=r"'word word.*\.\.\.' has 1251 tokens, tiny-gpt2 takes 256: shorten it, or cut it with --truncate",
+    ):
         last_token_states(load(model_folders["gpt2"]), ["word " * 250])
 
 
@@ -133,3 +137,15 @@ def test_the_template_surrounds_each_text(model_folders: dict[str, Path]) -> Non
 
 def test_byte_tokenizer_gives_a_token_a_byte() -> None:
     assert len(byte_tokenizer()("他 a")["input_ids"]) == 1 + 3 + 1 + 1
+
+
+def test_truncation_cuts_the_text_and_keeps_the_template(model_folders: dict[str, Path]) -> None:
+    model = replace(load(model_folders["gpt2"], "Q: {input} A:"), truncate=True)
+    long, short = "ab " * 200, "ab"
+    cut, whole = tokenize(model, [long, short])
+    # <s>, 252 bytes of text and the template's 3 + 3 bytes.
+    assert len(cut) == 256
+    assert model.tokenizer.decode(cut[1:]) == f"Q: {long[:249]} A:"
+    assert whole == tokenize(load(model_folders["gpt2"], "Q: {input} A:"), [short])[0]
+    with pytest.raises(UserError, match="the template alone is longer than the 256 tokens"):
+        tokenize(replace(model, template=Template("x" * 300 + "{input}", True)), ["a"])

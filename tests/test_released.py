@@ -132,6 +132,22 @@ def test_other_tables_are_no_accuracies(content: Any, tmp_path: Path) -> None:
         read_accuracy(save(content, tmp_path / "acc.pk"))
 
 
+def test_numbers_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    for change in ({"directions": np.full((1, 6), np.nan, np.float32)}, {"direction_signs": [3]}):
+        made = reader(ClusterMeanRepReader, 3)
+        for name, value in change.items():
+            getattr(made, name)[2] = value
+        with pytest.raises(UserError, match="is not finite, or a sign is neither 1 nor -1"):
+            read_vectors(save({"en": made}, tmp_path / "reader_dict.pk"))
+    made = reader(ClusterMeanRepReader, 3)
+    del made.directions[1]
+    with pytest.raises(UserError, match="do not fit"):
+        read_vectors(save({"en": made}, tmp_path / "reader_dict.pk"))
+    for row in ({1: 1.5}, {1: float("nan")}, {2: 0.5}, {0: 0.5, 1: 0.5}):
+        with pytest.raises(UserError, match=r"layers are not 1\.\.N, or an accuracy is not in 0\.\.1"):
+            read_accuracy(save({"en": {"fr": row}}, tmp_path / "acc.pk"))
+
+
 def test_a_tensor_outside_of_its_storage_is_refused(tmp_path: Path) -> None:
     made = reader(ClusterMeanRepReader, 1)
     made.H_train_means = torch.zeros(4)

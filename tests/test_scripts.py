@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, Ended, write_data
+from conftest import ROOT, Ended, build, write_data
 
 from repe.results import AccuracyFile, Kind, VectorFile
 
@@ -226,6 +226,21 @@ def test_fewer_than_two_shared_languages_draw_no_layers(script: Script, common: 
     assert ended.status == 0
     assert "no similarity across layers" in ended.out
     assert not (tmp_path / "res/cross_model/similarity_by_layer.csv").exists()
+
+
+@pytest.mark.parametrize("method", ["cluster_mean", "pca", "random"])
+def test_one_layer_and_three_pairs_are_enough(method: str, script: Script, tmp_path: Path) -> None:
+    """The least that has a training and a test pair and, for `pca`, something that varies."""
+    model = build(tmp_path / "tiny-llama", "llama", layers=1)
+    for language in ("en", "fr"):
+        write_data(tmp_path / "data", "morality", language, pairs=4)
+    options = ["--res-dir", tmp_path / "res", "--direction-method", method]
+    run_both(script, *options, "--model-path", model, "--data-dir", tmp_path / "data")
+    for name in SCRIPTS[1:]:
+        ended = script(name, *options, "--cross-model", "tiny-llama")
+        assert ended.status == 0, ended
+    table = pd.read_csv(tmp_path / "res/cross_model/similarity_by_layer.csv")
+    assert table[["layer", "relative_depth"]].to_numpy().tolist() == [[1, 0]]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
