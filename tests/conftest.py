@@ -16,7 +16,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # so that the scripts, which are no package, can be imported
 
 torch.set_num_threads(1)
 
