@@ -8,7 +8,7 @@ from typing import Any, Generic
 
 from repe import selection
 from repe.errors import UserError
-from repe.paper import CONCEPTS, LANGUAGES, SEVEN_BILLION, Family, in_paper_order
+from repe.paper import CONCEPTS, LANGUAGES, Family, in_paper_order, seven_billion
 from repe.results import File, ResultFile, model_folder
 
 
@@ -29,8 +29,8 @@ class Compared(Generic[File]):
     def panels(self) -> dict[str, dict[str, Family]]:
         """Models of the heat maps: `7b` for the paper's three of about seven billion parameters if there, and `all`."""
         families = self.families
-        seven = {"7b": {model: families[model] for model in SEVEN_BILLION}} if {*SEVEN_BILLION} <= {*families} else {}
-        return seven | {"all": families}
+        seven = {model: families[model] for model in seven_billion(families)}
+        return ({"7b": seven} if seven else {}) | {"all": families}
 
     def languages_of(self, model: str) -> list[str]:
         """The languages of a model's cross-lingual figures, in their order.

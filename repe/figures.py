@@ -31,7 +31,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.transforms import Bbox
 
 from repe.files import write_whole
-from repe.paper import FAMILIES, SEVEN_BILLION, Family
+from repe.paper import FAMILIES, Family, seven_billion
 
 # Inches: the text of a printed page, and the width of one of its two columns.
 _PAGE_WIDTH, _PAGE_HEIGHT, _COLUMN_WIDTH = 6.9, 9.2, 3.35
@@ -98,7 +98,7 @@ def recognition_bars(accuracy: pd.DataFrame, families: Mapping[str, Family]) -> 
     rows = _rows_of(accuracy, models)
     means = rows.groupby(["language", "model"], sort=False)["accuracy"].mean().unstack("model")
     means = means.reindex(index=rows["language"].unique(), columns=models)
-    joined = SEVEN_BILLION if set(SEVEN_BILLION) <= set(models) else ()
+    joined = seven_billion(models)
 
     width = min(max(0.6 + 0.17 * len(means) * (len(models) + 1), _COLUMN_WIDTH), _PAGE_WIDTH)
     names = [_wrapped(model, width - 0.6) for model in models]

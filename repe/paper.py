@@ -4,6 +4,7 @@ Xu, Dong, Guo, Wu, Xiong: "Exploring Multilingual Human Value Concepts in Large 
 Consistent, Transferable and Controllable across Languages?", arXiv 2402.18120, Findings of EMNLP 2024.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -113,6 +114,16 @@ FAMILIES = {
         Family(name="none", label=""),
     )
 }
+
+
+def seven_billion(folders: Iterable[str]) -> list[str]:
+    """The results folders of the paper's three models of about seven billion parameters, in the order of `folders`.
+
+    Folders of another split than the paper's count as well. Empty unless all three models are there.
+    """
+    of_model = {folder: re.sub(r"-\d+\.\d+$", "", folder) for folder in folders}
+    found = [folder for folder, model in of_model.items() if model in SEVEN_BILLION]
+    return found if {of_model[folder] for folder in found} == set(SEVEN_BILLION) else []
 
 
 def family_by_name(model: str) -> Family:

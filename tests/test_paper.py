@@ -2,7 +2,15 @@
 
 import pytest
 
-from repe.paper import FAMILIES, LANGUAGES, SHARED_LANGUAGES, family_by_name, in_paper_order
+from repe.paper import (
+    FAMILIES,
+    LANGUAGES,
+    SEVEN_BILLION,
+    SHARED_LANGUAGES,
+    family_by_name,
+    in_paper_order,
+    seven_billion,
+)
 from repe.registry import MODELS
 
 PUBLISHED = [family for family in FAMILIES.values() if family.axis]
@@ -38,6 +46,13 @@ def test_a_family_without_facts_counts_its_first_language_as_high_resource() -> 
 )
 def test_a_name_tells_the_family(model: str, family: str) -> None:
     assert family_by_name(model).name == family
+
+
+def test_the_three_models_of_seven_billion_are_found_with_any_split() -> None:
+    others = ["llama2-chat-70B", "llama2-7B", "my-bloomz-7B1"]
+    assert seven_billion([*others, *SEVEN_BILLION]) == list(SEVEN_BILLION)
+    assert seven_billion([f"{model}-0.4" for model in SEVEN_BILLION]) == [f"{model}-0.4" for model in SEVEN_BILLION]
+    assert seven_billion([*others, *SEVEN_BILLION[:2]]) == []
 
 
 def test_registry_rows_name_known_families() -> None:
