@@ -94,20 +94,29 @@ def load_tokenizer(folder: ModelFolder, trust_remote_code: bool = False) -> Any:
     transformers.logging.set_verbosity_error()
     if qwen1.is_first_generation_qwen(folder.path):
         return qwen1_tokenizer.load_tokenizer(folder.path)
-    with _readable(folder):
-        return transformers.AutoTokenizer.from_pretrained(folder.path, trust_remote_code=trust_remote_code)
+    with _readable(folder, "the tokenizer"):
+        return transformers.AutoTokenizer.from_pretrained(
+            folder.path, trust_remote_code=trust_remote_code, local_files_only=True
+        )
 
 
 @contextmanager
-def _readable(folder: ModelFolder) -> Iterator[None]:
+def _readable(folder: ModelFolder, what: str) -> Iterator[None]:
     try:
         yield
     except UserError:
         raise
     # Transformers raises OSError, ValueError, KeyError, RuntimeError and safetensors' own for what is wrong with files.
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{folder.path} cannot be loaded: {reason}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "trust_remote_code" in reason:
+            reason, remedy = (
+                "it needs Python code that comes with it",
+                "if you trust that code, say --trust-remote-code",
+            )
+        else:
+            remedy = "mend the folder, or download it again"
+        raise UserError(f"{what} in {folder.path} cannot be loaded ({reason[:200]}): {remedy}") from error
 
 
 def load(
@@ -136,7 +145,7 @@ def load(
         UserError: the files are no causal or encoder model of Transformers, or parts are missing or damaged.
     """
     where = "auto" if device.type == "cuda" and device.index is None else {"": str(device)}
-    with _readable(folder):
+    with _readable(folder, "the model"):
         trunk = _read_trunk(folder, dtype, where, trust_remote_code)
     trunk.eval()
     embeddings = trunk.get_input_embeddings().weight.device

@@ -227,11 +227,11 @@ def test_a_model_folder_that_is_none(script: Script, common: list[object], tmp_p
     assert_refused(script(run, "--model-path", tmp_path / "empty", *rest), "empty has no config.json", "--model-path")
     folder = shutil.copytree(str(common[1]), tmp_path / "broken")
     (folder / "model.safetensors").write_bytes(b"\x00" * 100)
-    assert_refused(script(run, "--model-path", folder, *rest), "broken cannot be loaded")
+    assert_refused(script(run, "--model-path", folder, *rest), "broken cannot be loaded", "download it again")
     (folder / "model.safetensors").unlink()
-    assert_refused(script(run, "--model-path", folder, *rest), "broken cannot be loaded")
+    assert_refused(script(run, "--model-path", folder, *rest), "broken cannot be loaded", "download it again")
     (folder / "config.json").write_text("{}")
-    assert_refused(script(run, "--model-path", folder, *rest), "broken cannot be loaded")
+    assert_refused(script(run, "--model-path", folder, *rest), "broken cannot be loaded", "download it again")
 
 
 def test_a_hub_id_without_a_network(
