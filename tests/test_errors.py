@@ -137,6 +137,15 @@ def test_results_of_another_template_are_not_mixed_in(
     assert snapshot(tmp_path / "res") == before
 
 
+def test_another_seed_matters_to_random_directions_alone(script: Script, common: list[object]) -> None:
+    options = [*common, "--concept", "morality", "--lang", "en"]
+    assert script("collect_vector", *options, "--direction-method", "random").status == 0
+    ended = script("collect_vector", *options, "--direction-method", "random", "--seed", "2")
+    assert_refused(ended, "random_reader_dict.pt", "seed 1, now 2")
+    assert script("collect_vector", *options).status == 0
+    assert script("collect_vector", *options, "--seed", "2").out.startswith("nothing to do")
+
+
 def test_results_of_changed_data_or_vectors_are_not_taken_as_done(
     script: Script, with_results: list[object], tmp_path: Path
 ) -> None:
