@@ -1,12 +1,14 @@
 # make demo   the pipeline on the demo's small models, on a CPU
 # make test   all tests
 # make lint   style and types
+# make stress runs killed, raced and out of disk, files fuzzed and hostile, in full counts
+# make bench  speed as ratios, on this machine
 # Each makes the environment .venv first, once.
 
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint
+.PHONY: demo test lint stress bench
 
 .venv: .venv/installed
 
@@ -28,3 +30,9 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+stress: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/stress.py
+
+bench: .venv/installed
+	PYTHONPATH=. $(BIN)/python tests/bench.py

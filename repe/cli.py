@@ -18,20 +18,22 @@ METHODS = ("cluster_mean", "pca", "random")
 INTERRUPTED = 130
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
     def error(self, message: str) -> NoReturn:
         """One line instead of the whole usage."""
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
-def parser(doc: str, cross_model: bool = False) -> _Parser:
+def parser(doc: str, cross_model: bool = False) -> Parser:
     """A parser with the shared options, described by the script's docstring.
 
     Args:
         doc: the description.
         cross_model: also take the options of scripts that compare models.
     """
-    parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     _add_subject(parser.add_argument_group("what to study"))
     _add_model(parser.add_argument_group("the model"))
     _add_running(parser.add_argument_group("how to run it"))

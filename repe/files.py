@@ -1,8 +1,9 @@
 """Files: names that stay in their folder, hashes, and writes that leave the old or the new file, never a part."""
 
+import glob
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,18 @@ from typing import BinaryIO
 from repe.errors import UserError
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether `name` is one printable component of a path, so that no concept, language or label leaves its folder."""
+    return name.isprintable() and name == name.strip() and name not in ("", ".", "..") and not {"/", "\\"} & {*name}
+
+
 def plain_name(name: str, what: str) -> str:
-    """`name`, checked to be one component of a path, so that no concept, language or label leaves its folder."""
-    if not name or name in (".", "..") or any(mark in name for mark in "/\\\0") or name != name.strip():
+    """`name`, checked to be plain.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not is_plain_name(name):
         raise UserError(
             f"{what} {name!r} is no plain name: use letters, digits, '-', '_' and '.', without a path in it"
         )
@@ -34,20 +44,19 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> Path:
         UserError: the folder or the file cannot be written.
     """
     writable_folder(path.parent)
+    # Named before it is made, so that an interrupt at any moment finds it.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            # mkstemp makes private files; results are as readable as any file that the user creates.
-            Path(temporary).chmod(0o666 & ~_umask())
-            Path(temporary).replace(path)
-            _flush_folder(path.parent)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink()
+            temporary.unlink(missing_ok=True)
             raise
+        _flush_folder(path.parent)
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror or error}): the old file, if any, is whole"
@@ -79,17 +88,16 @@ def writable_folder(folder: Path) -> None:
         raise UserError(f"{folder} cannot be written to: change its permissions or choose another folder")
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of the file at `path`: one process at a time reads, changes and rewrites it."""
     from filelock import FileLock
 
     writable_folder(path.parent)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    lock = path.with_name(f".{path.name}.lock")
+    with FileLock(lock):
+        # Nobody else writes this file now: temporaries of it are those of runs that were killed.
+        for stale in path.parent.glob(f"{glob.escape(f'.{path.name}.')}*"):
+            if stale != lock:
+                stale.unlink(missing_ok=True)
         yield

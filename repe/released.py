@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from repe.errors import UserError
+from repe.errors import DamagedFileError, UserError
+from repe.files import is_plain_name
 
 # Number types that the downloads can hold, by numpy's code in a pickle.
 _NUMBERS = ("f2", "f4", "f8", "b1", "i1", "i2", "i4", "i8", "u1")
@@ -139,6 +140,10 @@ class _Unpickler(pickle.Unpickler):
         return np.frombuffer(self.archive.read(f"{self.folder}data/{key}"), storage.code)
 
 
+def _refused(path: Path, reason: str) -> DamagedFileError:
+    return DamagedFileError(f"{path} is refused", reason, "download it again")
+
+
 def _load(path: Path) -> dict[str, Any]:
     """The dict that a released file holds, made of plain data and this module's classes.
 
@@ -153,9 +158,9 @@ def _load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
     # Whatever a damaged program of a pickle does wrong, the file is at fault: no code of its own ever ran.
     except Exception as error:
-        raise UserError(f"{path} is refused: {error or type(error).__name__}. Download it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is refused: it holds no table by language. Download it again")
+        raise _refused(path, str(error) or type(error).__name__) from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) and is_plain_name(name) for name in content):
+        raise _refused(path, "it holds no table by language")
     return content
 
 
@@ -171,8 +176,8 @@ def read_vectors(path: Path) -> dict[str, dict[str, Any]]:
     """
     try:
         return {language: _vectors(reader) for language, reader in _load(path).items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is no table of concept vectors by language ({error}). Download it again") from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise _refused(path, f"no table of concept vectors by language: {error}") from error
 
 
 def _vectors(reader: _Reader) -> dict[str, Any]:
@@ -209,7 +214,5 @@ def read_accuracy(path: Path) -> dict[str, dict[str, dict[int, float]]]:
             source: {target: _accuracy_row(row) for target, row in targets.items()}
             for source, targets in _load(path).items()
         }
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is no table of accuracies by source and target ({error}). Download it again"
-        ) from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise _refused(path, f"no table of accuracies by source and target: {error}") from error

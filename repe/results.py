@@ -6,6 +6,8 @@ the file is locked while it changes, and replaced whole.
 """
 
 import io
+import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,8 +18,8 @@ import numpy as np
 import torch
 
 from repe import released
-from repe.errors import UserError
-from repe.files import locked, plain_name, sha256, write_whole
+from repe.errors import DamagedFileError, UserError
+from repe.files import is_plain_name, locked, plain_name, sha256, write_whole
 from repe.paper import FAMILIES, LANGUAGES, TRAIN_SHARE, Family, family_by_name, in_paper_order
 
 FORMAT = 1
@@ -30,6 +32,11 @@ def model_folder(model: str, split: float) -> str:
     """The name of a model's results folder: its label, with the split behind it where that is not the paper's."""
     model = plain_name(model, "the model")
     return model if split == TRAIN_SHARE else f"{model}-{float(split)}"
+
+
+# What results are made from, by language, as digests in meta: pairs (of targets) and, for accuracies, vectors (of
+# sources).
+INPUTS = ("data", "vectors")
 
 
 @dataclass(frozen=True)
@@ -84,34 +91,42 @@ class ResultFile:
         if not self.path.exists():
             return {"format": FORMAT, "meta": {}, "layers": [], **{table: {} for table in self.tables}}
         try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            content = _load(self.path)
         except OSError as error:
             raise UserError(f"{self.path} cannot be read ({error.strerror or error})") from error
         # PyTorch raises many types on a damaged archive; weights_only has refused whatever would run code.
         except Exception as error:
             raise self.damaged("no archive of plain data and tensors") from error
-        if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
+        if isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] != FORMAT:
             raise UserError(
                 f"{self.path} has format {content['format']!r}, not {FORMAT}: update this software to read it"
             )
         try:
             self._check(content)
-        except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        # Tensors that are sparse or have no data raise RuntimeErrors of several kinds.
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise self.damaged(f"{error or 'not the tables of this file'}") from error
         return content  # type: ignore[no-any-return]
 
-    def damaged(self, what: str) -> UserError:
+    def damaged(self, what: str) -> DamagedFileError:
         """The error for a file that cannot be used."""
-        return UserError(f"{self.path} is damaged ({what}): delete it and run the stage again, or restore a copy")
+        return DamagedFileError(f"{self.path} is damaged", what, "delete it and run the stage again, or restore a copy")
 
     def _check(self, content: dict[str, Any]) -> None:
         """Raise an error that says what is wrong if `content` is not what this kind of file holds."""
         meta = content["meta"]
         _expect(content["format"] == FORMAT and isinstance(meta.get("family", ""), str), "no format or meta")
+        plain = (str, int, float, type(None))
+        _expect(all(isinstance(meta.get(name), plain) for name in SETTINGS), "settings in meta")
+        for name in INPUTS:
+            _expect(_names(meta.get(name, {}).keys()) and _texts(meta.get(name, {}).values()), f"{name} in meta")
         layers = content["layers"]
-        _expect(layers == list(range(1, len(layers) + 1)) and layers, "layers are not 1..N")
-        for table in self.tables:
-            _expect(isinstance(content[table], dict), f"no table {table}")
+        _expect(
+            isinstance(layers, list) and layers == list(range(1, len(layers) + 1)) and layers, "layers are not 1..N"
+        )
+        for table, depth in self.tables.items():
+            _expect(isinstance(content[table], dict) and _names(content[table]), f"no table {table}")
+            _expect(depth == 1 or all(_names(row.keys()) for row in content[table].values()), f"names in {table}")
 
     @property
     def languages(self) -> list[str]:
@@ -149,19 +164,27 @@ class ResultFile:
                 + (remedy or "give these, choose another --res-dir or --model-label, or replace it with --overwrite")
             )
 
+    def changed(self, name: str, current: Mapping[str, str]) -> list[str]:
+        """Languages that the file holds results of, from another input than is there now.
+
+        Args:
+            name: of INPUTS.
+            current: digest by language now.
+        """
+        known = self.meta.get(name, {})
+        return [language for language, digest in current.items() if known.get(language, digest) != digest]
+
     def check_inputs(self, name: str, current: Mapping[str, str]) -> None:
         """Refuse results of inputs that have changed.
 
         Args:
-            name: the part of meta that keeps the inputs' digests by language, `data` or `vectors`.
+            name: of INPUTS.
             current: digest by language now.
 
         Raises:
             UserError: a language's digest is not the one in meta.
         """
-        known = self.meta.get(name, {})
-        stale = [language for language, digest in current.items() if known.get(language, digest) != digest]
-        if stale:
+        if stale := self.changed(name, current):
             raise UserError(
                 f"{self.path} holds results for {' '.join(stale)} from other {name} than are there now: "
                 "redo them with --overwrite, or choose another --res-dir"
@@ -174,13 +197,18 @@ class ResultFile:
             meta: what made the rows; dicts in it (by language) are merged, the rest replaces.
             layers: number of layers of the model.
             tables: new rows by table; rows of rows are merged too.
-            overwrite: start the file anew if it was made with other settings, instead of refusing.
+            overwrite: instead of refusing, start the file anew if it was made with other settings, and drop what was
+                made from inputs that have changed.
         """
         with locked(self.path):
-            self.__dict__.pop("content", None)
+            self._forget()
             old = {} if overwrite and not self._mergeable(meta) else self.content
-            if old:
+            if old and overwrite:
+                old = self._without_stale(meta)
+            elif not overwrite:
                 self.check_settings(meta)
+                for name in INPUTS:
+                    self.check_inputs(name, meta.get(name, {}))
             content = {
                 "format": FORMAT,
                 "meta": _merged(old.get("meta", {}), meta, depth=2),
@@ -194,7 +222,16 @@ class ResultFile:
             buffer = io.BytesIO()
             torch.save(_sharing_storage(_in_order(content)), buffer)
             write_whole(self.path, lambda file: file.write(buffer.getbuffer()))
-            self.__dict__.pop("content", None)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Read the file anew when it is asked for next."""
+        for name in ("content", "vectors", "accuracy"):
+            self.__dict__.pop(name, None)
+
+    def _without_stale(self, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """The content without what was made from other inputs than `meta`'s."""
+        return self.content
 
     def _mergeable(self, meta: Mapping[str, Any]) -> bool:
         try:
@@ -214,11 +251,18 @@ class VectorFile(ResultFile):
         super()._check(content)
         count = len(content["layers"])
         for language, entry in content["languages"].items():
-            directions, signs = entry["directions"], entry["signs"]
-            _expect(directions.dtype == torch.float32 and directions.ndim == 3, f"directions of {language}")
-            _expect(signs.dtype == torch.int8 and signs.shape == directions.shape[:2], f"signs of {language}")
-            _expect(directions.shape[0] == count, f"directions of {language}: not {count} layers")
-            _expect(bool(torch.isfinite(directions).all()), f"directions of {language} are not finite")
+            shape = entry["directions"].shape
+            for part in ("", "validation_") if any(name.startswith("validation_") for name in entry) else ("",):
+                directions, signs = entry[f"{part}directions"], entry[f"{part}signs"]
+                _expect(_holds(directions, torch.float32, shape) and len(shape) == 3, f"{part}directions of {language}")
+                _expect(_holds(signs, torch.int8, shape[:2]), f"{part}signs of {language}")
+                _expect(shape[0] == count, f"{part}directions of {language}: not {count} layers")
+                _expect(bool(torch.isfinite(directions).all()), f"{part}directions of {language} are not finite")
+                _expect(bool((signs.abs() == 1).all()), f"{part}signs of {language} are not 1 or -1")
+            pairs, norm = entry.get("train_pairs", 1), entry.get("mean_norm", torch.zeros(count))
+            _expect(type(pairs) is int and pairs > 0, f"train_pairs of {language}")
+            _expect(_holds(norm, torch.float32, (count,)), f"mean_norm of {language}")
+            _expect(bool((torch.isfinite(norm) & (norm >= 0)).all()), f"mean_norm of {language} is no length")
 
     @property
     def languages(self) -> list[str]:
@@ -236,9 +280,7 @@ class VectorFile(ResultFile):
             rest = {name: value for name, value in entry.items() if name not in ("directions", "signs")}
             found[language] = Vectors(entry["directions"].numpy(), entry["signs"].numpy(), rest)
         if len({vectors.directions.shape for vectors in found.values()}) > 1:
-            raise UserError(
-                f"{self.path} and {self.released_path.name} hold vectors of different models: move one away"
-            )
+            raise self.damaged(f"it and {self.released_path.name} hold vectors of different models")
         return {language: found[language] for language in in_paper_order(found, LANGUAGES)}
 
 
@@ -252,12 +294,29 @@ class AccuracyFile(ResultFile):
         super()._check(content)
         count = len(content["layers"])
         for name, source, target, row in _cells(content, ("accuracy", "validation")):
-            _expect(row.dtype == torch.float64 and row.shape == (count,), f"{name} of {source} on {target}")
+            _expect(_holds(row, torch.float64, (count,)), f"{name} of {source} on {target}")
             _expect(bool(((row >= 0) & (row <= 1)).all()), f"{name} of {source} on {target} is not in 0..1")
         for name, source, target, row in _cells(content, ("correct",)):
             pairs = content["test_pairs"][target]
-            _expect(row.dtype == torch.uint8 and row.shape == (count, pairs), f"{name} of {source} on {target}")
-            _expect(len(content["test_keys"][target]) == pairs, f"test_keys of {target}")
+            _expect(_holds(row, torch.uint8, (count, pairs)), f"{name} of {source} on {target}")
+            _expect(bool((row <= 1).all()), f"{name} of {source} on {target} is not 0 or 1")
+        for target, keys in content["test_keys"].items():
+            _expect(isinstance(keys, list) and _texts(keys), f"test_keys of {target}")
+        for target, pairs in content["test_pairs"].items():
+            _expect(type(pairs) is int and len(content["test_keys"][target]) == pairs, f"test_keys of {target}")
+
+    def _without_stale(self, meta: Mapping[str, Any]) -> dict[str, Any]:
+        targets, sources = (self.changed(name, meta.get(name, {})) for name in INPUTS)
+        content = self.content
+        kept = dict(content)
+        for table, depth in self.tables.items():
+            rows = content[table] if depth == 1 else {s: row for s, row in content[table].items() if s not in sources}
+            kept[table] = {
+                name: {target: cell for target, cell in row.items() if target not in targets} if depth == 2 else row
+                for name, row in rows.items()
+                if depth == 2 or name not in targets
+            }
+        return kept
 
     @property
     def languages(self) -> list[str]:
@@ -287,13 +346,38 @@ class AccuracyFile(ResultFile):
         for source, targets in self.content["accuracy"].items():
             found.setdefault(source, {}).update({target: row.numpy() for target, row in targets.items()})
         if len({row.shape for targets in found.values() for row in targets.values()}) > 1:
-            raise UserError(
-                f"{self.path} and {self.released_path.name} hold accuracies of different models: move one away"
-            )
+            raise self.damaged(f"it and {self.released_path.name} hold accuracies of different models")
         return found
 
 
 File = TypeVar("File", bound=ResultFile)
+
+
+def _load(path: Path) -> Any:
+    """The content of a PyTorch archive of plain data; an error of any type if it is damaged."""
+    with path.open("rb") as file:
+        # PyTorch does not compare the check sums that it writes.
+        with zipfile.ZipFile(file) as archive:
+            if wrong := archive.testzip():
+                raise ValueError(f"the check sum of {wrong} is wrong")
+        file.seek(0)
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _texts(values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _names(values: Any) -> bool:
+    """Whether all are names that may become part of a path."""
+    return all(isinstance(value, str) and is_plain_name(value) for value in values)
+
+
+def _holds(value: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
+    """Whether `value` is a plain tensor of numbers: a sparse one, a parameter or one without data is none."""
+    plain = type(value) is torch.Tensor and value.layout == torch.strided and value.device.type == "cpu"
+    return plain and not value.requires_grad and value.dtype == dtype and value.shape == shape
 
 
 def _expect(right: Any, what: str) -> None:

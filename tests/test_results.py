@@ -108,6 +108,23 @@ def test_accuracies_are_merged_by_source_and_target(tmp_path: Path) -> None:
     assert not file.lacks_target("fr", ["en", "fr"])
 
 
+def test_accuracies_of_changed_inputs_go_when_a_part_is_redone(tmp_path: Path) -> None:
+    file = AccuracyFile(tmp_path, "tiny", "morality", Kind())
+    inputs = {"data": {"en": "1", "fr": "1"}, "vectors": {"en": "1", "fr": "1"}}
+    for source in ("en", "fr"):
+        for target in ("en", "fr"):
+            file.add(META | inputs, LAYERS, accuracy_rows(source, target, [1, 0]))
+    rows = accuracy_rows("fr", "fr", [1, 1, 1])
+    with pytest.raises(UserError, match="holds results for fr from other data"):
+        file.add(META | {"data": {"fr": "2"}}, LAYERS, rows)
+    file.add(META | {"data": {"fr": "2"}, "vectors": {"fr": "1"}}, LAYERS, rows, overwrite=True)
+    assert {source: list(row) for source, row in file.accuracy.items()} == {"en": ["en"], "fr": ["en", "fr"]}
+    assert file.content["test_pairs"] == {"en": 2, "fr": 3}
+    rows = accuracy_rows("en", "en", [1, 0])
+    file.add(META | {"data": {"en": "1"}, "vectors": {"en": "2", "fr": "2"}}, LAYERS, rows, overwrite=True)
+    assert {source: list(row) for source, row in file.accuracy.items()} == {"en": ["en"]}
+
+
 @pytest.mark.parametrize(("name", "value"), [("weights", "xyz"), ("template", "Q: {input}"), ("dtype", "float16")])
 def test_results_of_other_settings_are_not_mixed_in(name: str, value: str, tmp_path: Path) -> None:
     add(tmp_path, "en")

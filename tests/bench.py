@@ -1,0 +1,138 @@
+"""Speed as ratios, on this machine and in one run: python tests/bench.py (or make bench)
+
+Each row times the same work done here and in another way, or sets a time against a goal. Models have random weights.
+Takes about five minutes on two cores.
+"""
+
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import transformers
+from conftest import ROOT, byte_tokenizer
+from sklearn.decomposition import PCA
+
+from repe.hidden_states import batches, last_token_states, tokenize
+from repe.models import Model, find_blocks
+from repe.principal import principal_component
+from repe.recognition import accuracy, correct_pairs
+from repe.templates import Template
+
+Row = tuple[str, str, str]
+
+# BLOOMZ-560M, whose vocabulary head is nearly half of the arithmetic.
+SHAPE = {"hidden_size": 1024, "n_layer": 24, "n_head": 16, "vocab_size": 250_880}
+TEXTS = 96
+
+
+def seconds(work: Callable[[], object], repeats: int = 1) -> float:
+    """Median seconds of `work` over `repeats` runs."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def texts_of_many_lengths(count: int) -> list[str]:
+    """Texts of 5 to 200 letters, most of them short, in random order."""
+    generator = random.Random(0)
+    lengths = [min(200, max(5, int(generator.lognormvariate(3.4, 0.8)))) for _ in range(count)]
+    return ["".join(generator.choices("abcdefgh ", k=length)) for length in lengths]
+
+
+def bench_extraction() -> list[Row]:
+    """Against a bare forward of the trunk over the same batches, and against the plain way of doing it."""
+    torch.manual_seed(0)
+    whole = transformers.BloomForCausalLM(transformers.BloomConfig(**SHAPE)).eval()
+    trunk, tokenizer, cpu = whole.transformer, byte_tokenizer(), torch.device("cpu")
+    template = Template("{input}", special_tokens=True)
+    model = Model("bloomz-560M shape", trunk, find_blocks(trunk), tokenizer, template, cpu, torch.float32, None)
+    texts = texts_of_many_lengths(TEXTS)
+    ids = tokenize(model, texts)
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for rows in batches([len(row) for row in ids], "cpu", None):
+                batch = tokenizer.pad(
+                    {"input_ids": [ids[row] for row in rows]}, padding_side="right", return_tensors="pt"
+                )
+                trunk(**batch, use_cache=False)
+
+    def plain() -> None:
+        with torch.no_grad():
+            for start in range(0, len(texts), 8):
+                batch = tokenizer(texts[start : start + 8], return_tensors="pt", padding=True)
+                whole(**batch, output_hidden_states=True)
+
+    last_token_states(model, texts)  # once for warmth
+    # In turn, so that a machine that slows down slows both.
+    pairs = [(seconds(lambda: last_token_states(model, texts)), seconds(bare)) for _ in range(3)]
+    ours, trunk_alone = (statistics.median(times) for times in zip(*pairs, strict=True))
+    in_file_order = seconds(plain)
+    return [
+        (
+            "extraction / bare trunk, same batches",
+            f"{ours:.1f} s / {trunk_alone:.1f} s = {ours / trunk_alone:.2f}",
+            "<= 1.05",
+        ),
+        ("plain way / extraction", f"{in_file_order:.1f} s / {ours:.1f} s = {in_file_order / ours:.1f}", ">= 3.5"),
+    ]
+
+
+def bench_recognition() -> list[Row]:
+    """All pairs of 16 languages, 24 layers, 200 test pairs each, once the states are there."""
+    directions = torch.randn(16, 24, 1024)
+    states = torch.randn(24, 200, 2, 1024)
+    took = seconds(lambda: [accuracy(correct_pairs(directions, states)) for _ in range(16)], 3)
+    return [("recognition, 16 x 16 x 24 layers", f"{took:.2f} s", "< 1 s")]
+
+
+def bench_pca() -> list[Row]:
+    """One layer of 3,400 pairs x 4,096, times 32 layers; against scikit-learn's exact solver on a part."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(3400, 4096, generator=generator) * torch.linspace(1, 1.5, 4096)
+    took = 32 * seconds(lambda: principal_component(rows), 3)
+    part = rows[:600, :1500]
+    found = principal_component(part).numpy()
+    expected = PCA(1, svd_solver="full").fit(part.double().numpy()).components_[0]
+    difference = np.abs(found - expected * np.sign(expected[np.abs(expected).argmax()])).max()
+    return [("pca, 32 layers x 3,400 x 4,096", f"{took:.1f} s (off scikit-learn by {difference:.0e})", "< 20 s")]
+
+
+def bench_commands() -> list[Row]:
+    """Whole processes: the scripts' help, and a stage on a small model up to its end."""
+
+    def command(*arguments: str) -> Callable[[], object]:
+        return lambda: subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = ("--model-path", "demo/models/pocket-llama-M", "--data-dir", "demo/data", "--res-dir", folder)
+        stage = command("collect_vector.py", *model, "--lang", "sw", "--concept", "morality", "--overwrite")
+        took, help_took = seconds(stage, 3), seconds(command("collect_vector.py", "--help"), 3)
+    return [
+        ("start to end of a stage, 76 pairs, small model", f"{took:.1f} s", "< 6 s to the first forward"),
+        ("--help", f"{help_took:.2f} s", "< 0.5 s"),
+    ]
+
+
+def main() -> None:
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    print(
+        f"PyTorch {torch.__version__}, Transformers {transformers.__version__}, {torch.get_num_threads()} threads, float32"
+    )
+    for bench in (bench_extraction, bench_recognition, bench_pca, bench_commands):
+        for measure, found, goal in bench():
+            print(f"{measure:<50}{found:<45}{goal}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
