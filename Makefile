@@ -32,7 +32,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 stress: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python tests/stress.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/stress
 
 bench: .venv/installed
 	PYTHONPATH=. $(BIN)/python tests/bench.py

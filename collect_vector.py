@@ -39,11 +39,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def start() -> None:
-    parser = cli.parser(__doc__)
-    parser.add_argument(
-        "--no-validation", action="store_true", help="leave out the vectors fitted on four fifths of the training pairs"
-    )
-    cli.run(main, parser)
+    cli.run(main, cli.parser(__doc__))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def recognize_all(args: argparse.Namespace) -> None:
     files = selection.result_files(args, chosen, wanted, AccuracyFile)
     sources = {concept: stages.sources(vector_files[concept], languages) for concept, languages in wanted.items()}
     pending = {
-        concept: [target for target in languages if args.overwrite or files[concept].lacks_target(target, languages)]
+        concept: [language for language in languages if args.overwrite or files[concept].untried(language, languages)]
         for concept, languages in wanted.items()
     }
     splits = stages.read_splits(args, wanted, pending)
@@ -41,10 +41,14 @@ def recognize_all(args: argparse.Namespace) -> None:
         return
     model = chosen.load()
     for concept, target in stages.progress(pending, "recognising"):
-        rows = recognize(model, splits[concept, target], target, sources[concept], args)
+        untried = [*wanted[concept]] if args.overwrite else files[concept].untried(target, wanted[concept])
+        if not untried:  # another run was faster
+            continue
+        missing = {source: sources[concept][source] for source in untried}
+        rows = recognize(model, splits[concept, target], target, missing, args)
         digests = {
             "data": {target: splits[concept, target].sha256},
-            "vectors": {source: vectors.digest for source, vectors in sources[concept].items()},
+            "vectors": {source: vectors.digest for source, vectors in missing.items()},
         }
         files[concept].add(meta | digests, model.layers, rows, args.overwrite)
     stages.report(pending, files, "accuracies")

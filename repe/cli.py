@@ -56,9 +56,10 @@ def _add_subject(group: argparse._ArgumentGroup) -> None:
         metavar="S",
         help="share (below 1) or number of pairs to train on, at most 0.8 of them; the test set stays (default: 0.8)",
     )
+    group.add_argument("--no-validation", action="store_true", help="leave out the accuracy on held-out training pairs")
     group.add_argument("--random-direction", action="store_true", help="baseline: shuffle the training labels")
     group.add_argument("--direction-method", choices=METHODS, default="cluster_mean", help="default: cluster_mean")
-    group.add_argument("--seed", type=int, default=1, metavar="N", help="of random directions (default: 1)")
+    group.add_argument("--seed", type=_seed, default=1, metavar="N", help="of random directions (default: 1)")
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
@@ -108,10 +109,19 @@ def _add_cross_model(group: argparse._ArgumentGroup) -> None:
 
 
 def _split(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} trains on nothing: give a share or a number of pairs above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a share nor a number of pairs above 0")
     return value
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return int(text)
 
 
 def _batch_size(text: str) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any, Generic
 
 from repe import selection
 from repe.errors import UserError
-from repe.paper import CONCEPTS, LANGUAGES, Family, in_paper_order, seven_billion
+from repe.paper import CONCEPTS, FAMILIES, LANGUAGES, Family, in_paper_order, seven_billion
 from repe.results import File, ResultFile, model_folder
 
 
@@ -19,11 +19,15 @@ class Compared(Generic[File]):
     files: Mapping[str, Mapping[str, File]]
     """By results folder and concept, in the order given."""
     languages: list[str]
+    family: Family | None = None
+    """Of all models, where the user names one."""
 
     @property
     def families(self) -> dict[str, Family]:
-        """The family of each model."""
-        return {model: next(iter(by_concept.values())).family() for model, by_concept in self.files.items()}
+        """The family of each model: the one named, else what its files say."""
+        return {
+            model: self.family or next(iter(by_concept.values())).family() for model, by_concept in self.files.items()
+        }
 
     @property
     def panels(self) -> dict[str, dict[str, Family]]:
@@ -70,7 +74,8 @@ def open_models(args: argparse.Namespace, file_type: type[File], same_language: 
         for folder in folders
     }
     all_files = [file for by_concept in files.values() for file in by_concept.values()]
-    return Compared(files, _common_languages(args.lang, all_files, same_language))
+    languages = _common_languages(args.lang, all_files, same_language)
+    return Compared(files, languages, FAMILIES[args.model_family] if args.model_family else None)
 
 
 def _how(file_type: type[ResultFile]) -> str:

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 from repe import cli
 
 if TYPE_CHECKING:
-    import torch
-
     from repe.models import Model
     from repe.selection import ChosenModel
 
@@ -23,25 +21,24 @@ TEXTS = (
     "He lied.",
     "我把捡到的钱包交给了警察，因为那不是我的东西。",
 )
-# Relative differences of states above these are more than rounding: in single precision, and in half.
-ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 
 
 def main(args: argparse.Namespace) -> None:
     from repe import selection
     from repe.errors import UserError
+    from repe.verification import ROUNDING
 
     chosen = selection.model(args)
     texts = list(dict.fromkeys([args.text, *TEXTS]))
     report(memory(chosen))
     model = chosen.load()
     report([*found(model), *reading(model, texts[0])])
-    limit = ROUNDING[str(model.dtype).removeprefix("torch.")]
-    checks = differences(model, texts)
-    for name, difference in checks.items():
-        print(f"{name:<22}largest relative difference {difference:.1e}, {'ok' if difference <= limit else 'too large'}")
-    if max(checks.values()) > limit:
-        raise UserError(f"{model.label}: states depend on more than the text; do not use this model with this --dtype")
+    for name, difference in differences(model, texts).items():
+        print(f"{name:<22}largest relative difference {difference:.1e}")
+        if not difference <= ROUNDING[model.dtype]:
+            raise UserError(
+                f"{model.label}: states {name} are others by more than rounding: do not use it with this --dtype"
+            )
     print(f"{'verdict':<22}ready for collect_vector.py")
 
 
@@ -95,33 +92,19 @@ def _size(count: float) -> str:
 
 
 def differences(model: "Model", texts: list[str]) -> dict[str, float]:
-    """Largest difference of the texts' states, over their norm, from two references.
+    """Largest difference of the texts' states, over their length, from two references.
 
     Returns:
-        `in a batch, alone`: all texts in one batch against each by itself; `Transformers' own`: against what the model
-        gives as `hidden_states` for each text by itself.
+        `in a batch`: all texts in one batch, against each by itself; `by themselves`: against Transformers' own.
     """
-    import torch
+    from repe.hidden_states import last_token_states
+    from repe.verification import own_states, relative_difference
 
-    from repe.hidden_states import last_token_states, tokenize
-
-    together = last_token_states(model, texts, batch_size=len(texts))
     alone = last_token_states(model, texts, batch_size=1)
-    own = torch.empty_like(together)
-    with torch.inference_mode():
-        for place, ids in enumerate(tokenize(model, texts)):
-            row = torch.tensor([ids], device=model.device)
-            output = model.trunk(
-                input_ids=row, attention_mask=torch.ones_like(row), use_cache=False, output_hidden_states=True
-            )
-            for layer, state in enumerate(output.hidden_states[1:]):
-                own[layer, place] = state[0, -1]
-    return {"in a batch, alone": _relative(together, alone), "Transformers' own": _relative(alone, own)}
-
-
-def _relative(found: "torch.Tensor", reference: "torch.Tensor") -> float:
-    difference = (found.float() - reference.float()).norm(dim=-1)
-    return float((difference / reference.float().norm(dim=-1)).max())
+    return {
+        "in a batch": relative_difference(last_token_states(model, texts, batch_size=len(texts)), alone),
+        "by themselves": relative_difference(alone, own_states(model, texts)),
+    }
 
 
 def start() -> None:

@@ -43,7 +43,11 @@ def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None
         for rows in batches([len(ids) for ids in tokens], model.device.type, batch_size):
             ids, mask, last = _padded([tokens[row] for row in rows], model)
             kept.start(last)
-            output = model.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            try:
+                output = model.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            except torch.OutOfMemoryError as error:
+                size = f"{ids.shape[0]} texts of {ids.shape[1]} tokens"
+                raise UserError(f"{model.label}: {size} do not fit into memory: give a smaller --batch-size") from error
             index = torch.tensor(rows, device=states.device)
             for layer, state in enumerate([*kept.states, _rows(output, last)]):
                 states[layer, index] = state.to(states.device)
@@ -162,11 +166,10 @@ def _kept_last_tokens(blocks: Sequence[nn.Module]) -> Iterator[_Kept]:
 
 
 def _check_finite(model: Model, states: torch.Tensor, texts: Sequence[str]) -> None:
-    # One number a state: a sum is not finite if a part is not, and needs no mask of the tensor's size.
-    bad = ~torch.isfinite(states.sum(dim=-1, dtype=torch.float32))
-    if bad.any():
-        layer, text = (int(index) for index in bad.nonzero()[0])
-        raise UserError(
-            f"{model.label}: layer {layer + 1} of the text {shorten(texts[text])} is not finite in {model.dtype}: "
-            "use a wider --dtype (bfloat16 or float32)"
-        )
+    for layer, state in enumerate(states, start=1):
+        bad = ~torch.isfinite(state).all(dim=-1)
+        if bad.any():
+            text = shorten(texts[int(bad.nonzero()[0])])
+            wider = "bfloat16 or float32" if model.dtype == torch.float16 else "float32"
+            remedy = "the weights are damaged" if model.dtype == torch.float32 else f"use a wider --dtype ({wider})"
+            raise UserError(f"{model.label}: layer {layer} of the text {text} is not finite in {model.dtype}: {remedy}")

@@ -1,5 +1,6 @@
 """Loading a model's trunk and tokenizer from a folder of files, whatever its architecture."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,12 @@ from repe.hub import ModelFolder
 from repe.templates import Template
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+# Parts of a checkpoint that stand above or beside the text's trunk.
+HEADS = re.compile(
+    r"(?:\w+\.)?(?:\w*head\w*|score|\w*classifier|cls|qa_outputs|embed_out|\w*pooler|vocab_\w+|generator_\w+"
+    r"|discriminator_\w+|visual|vision_\w+|multi_modal_projector|mm_\w+)\."
+)
 
 # Tokenizers without a limit of their own say a number like this.
 NO_LIMIT = 1_000_000
@@ -158,7 +165,7 @@ def load(
         # Weights that wait on the CPU for their turn on a GPU have no device of their own.
         device=device if embeddings.type == "meta" else embeddings,
         dtype=dtype,
-        max_tokens=_max_tokens(trunk.config, tokenizer),
+        max_tokens=_max_tokens(trunk, tokenizer),
         truncate=truncate,
     )
 
@@ -189,7 +196,11 @@ def _check_weights(folder: ModelFolder, trunk: nn.Module, info: dict[str, Any]) 
     prefix = next(name for name, module in trunk.named_modules() if module is blocks) + "."
     # Buffers that older versions of Transformers saved and that are computed today.
     computed = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")
-    extra = sorted(name for name in info["unexpected_keys"] if prefix in name and not name.endswith(computed))
+    extra = sorted(
+        name
+        for name in info["unexpected_keys"]
+        if not name.endswith(computed) and (prefix in name or not HEADS.match(name))
+    )
     reshaped = sorted(str(name) for name, *_ in info["mismatched_keys"])
     for names, what in (
         (missing, "the checkpoint lacks"),
@@ -222,7 +233,13 @@ def find_blocks(trunk: nn.Module) -> nn.ModuleList:
     raise UserError(f"{type(trunk).__name__} has no list of {depth} blocks: this architecture is not supported")
 
 
-def _max_tokens(config: Any, tokenizer: Any) -> int | None:
+def _max_tokens(trunk: nn.Module, tokenizer: Any) -> int | None:
+    config: Any = trunk.config
+    position_embeddings = [module for name, module in trunk.named_modules() if name.endswith("position_embeddings")]
     # Bloom's positions have no limit, and its config none of these.
-    limits = [getattr(_text_config(config), "max_position_embeddings", None), tokenizer.model_max_length]
+    positions = getattr(_text_config(config), "max_position_embeddings", None)
+    # RoBERTa and its kin count positions from behind the padding's own.
+    if positions and any(getattr(module, "padding_idx", None) is not None for module in position_embeddings):
+        positions -= (getattr(config, "pad_token_id", 0) or 0) + 1
+    limits = [positions, tokenizer.model_max_length]
     return min((int(limit) for limit in limits if limit and 0 < limit < NO_LIMIT), default=None)

@@ -3,7 +3,8 @@
 Its published code no longer runs on current Transformers, but up to the training length its network is that of
 Transformers' built-in Qwen2 classes under other names. So a folder in its checkpoint format (`config.json` in either of
 its two spellings, safetensors or `.bin` weights, `qwen.tiktoken`) is read straight into those classes and into a fast
-tokenizer. Beyond the training length the two part (logn attention, dynamic NTK): `max_length` says where that is.
+tokenizer. Beyond the training length (`seq_length`) the two part: its own code then scales queries (logn) and stretches
+the rotary base (dynamic NTK). That length, not `max_position_embeddings`, is the limit that tokenizer and model get.
 
 How the names correspond (`h.i` is block i; every weight is (out, in)):
 
@@ -56,19 +57,6 @@ def is_first_generation_qwen(folder: Path) -> bool:
         return read_json(Path(folder) / CONFIG_FILE).get("model_type") == "qwen"
     except (OSError, UserError):
         return False
-
-
-def max_length(folder: Path) -> int:
-    """The checkpoint's training length in tokens (`seq_length`).
-
-    On longer texts its own code scales the queries (logn) and stretches the rotary base (dynamic NTK), which the Qwen2
-    classes do not: the caller must refuse those texts. `max_position_embeddings` is where that scaling ends, not where
-    it begins, and is no bound for us.
-
-    Raises:
-        UserError: the config is missing, damaged or of another family.
-    """
-    return read_settings(Path(folder)).seq_length
 
 
 @dataclass(frozen=True)

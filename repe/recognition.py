@@ -64,7 +64,7 @@ def recognize(
         split: the target language's pairs.
         target: its code.
         sources: vectors by source language, of the same model.
-        args: direction_method and batch_size as on the command line.
+        args: direction_method, no_validation and batch_size as on the command line.
 
     Returns:
         New rows for `acc.pt`, by table, for this target.
@@ -74,7 +74,11 @@ def recognize(
     """
     _check_fit(model, sources)
     signed = READERS[args.direction_method].signed_recognition
-    validating = {source: one for source, one in sources.items() if "validation_directions" in one.details}
+    validating = {
+        source: one
+        for source, one in sources.items()
+        if "validation_directions" in one.details and not args.no_validation
+    }
     held_out = split.train[fitted_on(len(split.train)) :] if validating else ()
     states = last_token_states(model, texts_of([*split.test, *held_out]), args.batch_size).unflatten(1, (-1, 2))
     correct = correct_pairs(stacked_directions([*sources.values()], signed), states[:, : len(split.test)]).cpu()

@@ -153,6 +153,9 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             (member,) = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
+            # PyTorch stores, it does not compress: what unpacks to more than the file is made to fill the memory.
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                raise pickle.UnpicklingError("it is compressed, which no result file is")
             content = _Unpickler(archive, member).load()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
@@ -187,6 +190,8 @@ def _vectors(reader: _Reader) -> dict[str, Any]:
     signed = np.stack([np.atleast_1d(_array(signs[layer])) for layer in layers])
     if layers != list(range(1, len(layers) + 1)) or stacked.ndim != 3 or signed.shape != stacked.shape[:2]:
         raise ValueError("layers, directions and signs do not fit")
+    if not stacked.any(axis=-1).all():
+        raise ValueError("a direction is zero")
     if not np.isfinite(stacked).all() or not np.isin(signed, (-1, 1)).all():
         raise ValueError("a direction is not finite, or a sign is neither 1 nor -1")
     return {"layers": layers, "directions": stacked, "signs": signed.astype(np.int8)}
@@ -198,7 +203,11 @@ def _array(values: Any) -> np.ndarray:
 
 def _accuracy_row(row: dict[int, float]) -> dict[int, float]:
     values = {int(layer): float(value) for layer, value in row.items()}
-    if sorted(values) != list(range(1, len(values) + 1)) or not all(0 <= value <= 1 for value in values.values()):
+    if (
+        not values
+        or sorted(values) != list(range(1, len(values) + 1))
+        or not all(0 <= value <= 1 for value in values.values())
+    ):
         raise ValueError("layers are not 1..N, or an accuracy is not in 0..1")
     return values
 

@@ -233,6 +233,19 @@ class ResultFile:
         """The content without what was made from other inputs than `meta`'s."""
         return self.content
 
+    def check_overwrite(self, meta: Mapping[str, Any], languages: list[str]) -> None:
+        """Refuse to lose results of languages that a run with other settings does not make again.
+
+        Raises:
+            UserError: the file has languages besides `languages`, made with other settings than `meta`'s.
+        """
+        others = [language for language in self.content[next(iter(self.tables))] if language not in languages]
+        if others and not self._mergeable(meta):
+            raise UserError(
+                f"{self.path} was made with other settings, and --overwrite would lose {' '.join(others)}: name these "
+                "in --lang as well, or choose another --res-dir or --model-label"
+            )
+
     def _mergeable(self, meta: Mapping[str, Any]) -> bool:
         try:
             self.check_settings(meta)
@@ -258,6 +271,7 @@ class VectorFile(ResultFile):
                 _expect(_holds(signs, torch.int8, shape[:2]), f"{part}signs of {language}")
                 _expect(shape[0] == count, f"{part}directions of {language}: not {count} layers")
                 _expect(bool(torch.isfinite(directions).all()), f"{part}directions of {language} are not finite")
+                _expect(bool(directions.any(dim=-1).all()), f"{part}directions of {language}: one is zero")
                 _expect(bool((signs.abs() == 1).all()), f"{part}signs of {language} are not 1 or -1")
             pairs, norm = entry.get("train_pairs", 1), entry.get("mean_norm", torch.zeros(count))
             _expect(type(pairs) is int and pairs > 0, f"train_pairs of {language}")
@@ -323,9 +337,9 @@ class AccuracyFile(ResultFile):
         """Languages whose own vectors were tried on them."""
         return [language for language in self.accuracy if language in self.accuracy[language]]
 
-    def lacks_target(self, target: str, sources: list[str]) -> bool:
-        """Whether the vectors of some source were not tried on `target` yet."""
-        return any(target not in self.accuracy.get(source, {}) for source in sources)
+    def untried(self, target: str, sources: list[str]) -> list[str]:
+        """Those of `sources` whose vectors were not tried on `target` yet."""
+        return [source for source in sources if target not in self.accuracy.get(source, {})]
 
     def lacking(self, languages: list[str], same_language: bool) -> list[str]:
         """Pairs that are missing: of each language with itself, or of each with each."""

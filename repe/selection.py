@@ -56,7 +56,7 @@ class ChosenModel:
     @cached_property
     def folder(self) -> hub.ModelFolder:
         """Its files on this machine, downloaded if need be."""
-        return hub.find(self.source, self.args.revision)
+        return hub.find(self.source, self.args.revision, self.args.trust_remote_code)
 
     @property
     def is_local(self) -> bool:
@@ -112,10 +112,10 @@ class ChosenModel:
         }
 
     def load(self) -> "Model":
-        """Read the weights."""
-        from repe import models
+        """Read the weights, and check that the states are right."""
+        from repe import models, verification
 
-        return models.load(
+        model = models.load(
             self.folder,
             self.label,
             tokenizer=self.tokenizer,
@@ -125,6 +125,8 @@ class ChosenModel:
             truncate=self.args.truncate,
             trust_remote_code=self.args.trust_remote_code,
         )
+        verification.check_blocks(model)
+        return model
 
 
 def model(args: argparse.Namespace) -> ChosenModel:

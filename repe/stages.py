@@ -80,7 +80,9 @@ def checked_meta(
             now = {language: vectors.digest for language, vectors in vector_file.vectors.items()}
             files[concept].check_inputs("vectors", now)
     for concept, file in files.items():
-        if not args.overwrite:
+        if args.overwrite:
+            file.check_overwrite(meta, [*pending[concept]])
+        else:
             file.check_settings(meta)
             digests = {language: one.sha256 for (name, language), one in splits.items() if name == concept}
             file.check_inputs("data", digests)

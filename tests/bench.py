@@ -9,9 +9,11 @@ import random
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -108,12 +110,13 @@ def bench_pca() -> list[Row]:
     return [("pca, 32 layers x 3,400 x 4,096", f"{took:.1f} s (off scikit-learn by {difference:.0e})", "< 20 s")]
 
 
+def command(*arguments: str) -> Callable[[], object]:
+    """A script of the project with arguments, as a process of its own."""
+    return lambda: subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
+
+
 def bench_commands() -> list[Row]:
     """Whole processes: the scripts' help, and a stage on a small model up to its end."""
-
-    def command(*arguments: str) -> Callable[[], object]:
-        return lambda: subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
-
     with tempfile.TemporaryDirectory() as folder:
         model = ("--model-path", "demo/models/pocket-llama-M", "--data-dir", "demo/data", "--res-dir", folder)
         stage = command("collect_vector.py", *model, "--lang", "sw", "--concept", "morality", "--overwrite")
@@ -124,12 +127,26 @@ def bench_commands() -> list[Row]:
     ]
 
 
+def bench_analyses() -> list[Row]:
+    """The three analysis scripts on the golden downloads (.pk) of nine models; no row without them."""
+    if "REPE_GOLDEN" not in os.environ:
+        return []
+    names = "llama2-chat-7B,llama2-chat-13B,llama2-chat-70B,qwen-chat-1B8,qwen-chat-7B,qwen-chat-14B"
+    options = ("--cross-model", f"{names},bloomz-560M,bloomz-1B7,bloomz-7B1", "--res-dir")
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(Path(os.environ["REPE_GOLDEN"]) / "golden/released_analysis/res.tar.xz") as archive:
+            archive.extractall(folder, filter="data")
+        scripts = ("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py")
+        took = sum(seconds(command(script, *options, f"{folder}/res")) for script in scripts)
+    return [("the three analyses, nine models, from .pk", f"{took:.1f} s", "< 30 s")]
+
+
 def main() -> None:
-    torch.set_num_threads(min(2, torch.get_num_threads()))
-    print(
-        f"PyTorch {torch.__version__}, Transformers {transformers.__version__}, {torch.get_num_threads()} threads, float32"
-    )
-    for bench in (bench_extraction, bench_recognition, bench_pca, bench_commands):
+    # The tests' common part, imported above, sets one thread.
+    torch.set_num_threads(os.cpu_count() or 1)
+    versions = f"PyTorch {torch.__version__}, Transformers {transformers.__version__}"
+    print(f"{versions}, {torch.get_num_threads()} threads, float32")
+    for bench in (bench_extraction, bench_recognition, bench_pca, bench_commands, bench_analyses):
         for measure, found, goal in bench():
             print(f"{measure:<50}{found:<45}{goal}", flush=True)
 

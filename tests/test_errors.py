@@ -100,11 +100,12 @@ def test_a_language_concept_or_data_folder_that_is_not_there(
     ("options", "parts"),
     [
         (["--template", "Q:"], ["--template 'Q:' has no {input}"]),
-        (["--split", "0"], ["argument --split", "0 trains on nothing"]),
-        (["--split", "-0.5"], ["argument --split", "-0.5 trains on nothing"]),
-        (["--split", "nan"], ["argument --split", "nan trains on nothing"]),
-        (["--split", "inf"], ["argument --split", "inf trains on nothing"]),
-        (["--split", "x"], ["argument --split", "'x'"]),
+        (["--split", "0"], ["argument --split", "neither a share nor a number"]),
+        (["--split", "-0.5"], ["argument --split", "neither a share nor a number"]),
+        (["--split", "nan"], ["argument --split", "neither a share nor a number"]),
+        (["--split", "inf"], ["argument --split", "neither a share nor a number"]),
+        (["--split", "x"], ["argument --split", "'x' is neither a share nor"]),
+        (["--seed", "-1", "--direction-method", "random"], ["argument --seed", "no number from 0 on"]),
         (["--split", "0.01"], ["--split 0.01 leaves none of the", "morality_en.json", "raise it"]),
         (["--batch-size", "0"], ["argument --batch-size", "neither auto nor a number from 1 on"]),
         (["--device", "cuda:7"], ["--device cuda:7 is not on this machine", "cpu"]),
@@ -135,6 +136,17 @@ def test_results_of_another_template_are_not_mixed_in(
     assert_refused(script("collect_vector", *options), "was made with other settings", "'Q: {input}'", "--overwrite")
     assert_refused(script("recognize_concept", *options, "--lang", "en", "fr"), "reader_dict.pt", "collect_vector.py")
     assert snapshot(tmp_path / "res") == before
+
+
+def test_overwriting_with_other_settings_does_not_lose_other_languages(
+    script: Script, with_results: list[object], tmp_path: Path
+) -> None:
+    options = [*with_results, "--concept", "morality", "--template", "Q: {input}", "--overwrite", "--lang", "en"]
+    before = snapshot(tmp_path / "res")
+    ended = script("collect_vector", *options)
+    assert_refused(ended, "reader_dict.pt was made with other settings, and --overwrite would lose fr", "--lang")
+    assert snapshot(tmp_path / "res") == before
+    assert script("collect_vector", *options, "fr").status == 0
 
 
 def test_another_seed_matters_to_random_directions_alone(script: Script, common: list[object]) -> None:

@@ -111,5 +111,7 @@ def test_languages_missing_in_a_download_are_added_beside_it(script: Script, gol
     # xx is English under another name.
     np.testing.assert_allclose(vectors.vectors["xx"].directions, vectors.vectors["en"].directions, rtol=1e-3, atol=1e-6)
     accuracy = AccuracyFile(tmp_path, "bloomz-560M", "toxicity", Kind()).accuracy
+    written = AccuracyFile(tmp_path, "bloomz-560M", "toxicity", Kind()).content["accuracy"]
+    assert {source: list(targets) for source, targets in written.items()} == {"en": ["xx"], "xx": ["en", "xx"]}
     for source, target in (("xx", "xx"), ("xx", "en"), ("en", "xx")):
         np.testing.assert_allclose(accuracy[source][target], accuracy["en"]["en"], atol=1 / 12 + 1e-9)

@@ -8,8 +8,9 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
-from conftest import Ended, build, byte_tokenizer, config
+from conftest import Ended, build, byte_tokenizer, config, write_data
 from huggingface_hub import errors
+from safetensors.torch import load_file, save_file
 from test_hidden_states import TEXTS, load
 
 from repe import hub, models
@@ -52,6 +53,37 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     shards[1].unlink()
     with pytest.raises(UserError, match=shards[1].name):
         load(folder)
+
+
+@pytest.mark.parametrize("name", ["model.bogus.weight", "bogus.weight"])
+def test_a_tensor_that_belongs_nowhere_is_named(name: str, tmp_path: Path) -> None:
+    folder = build(tmp_path / "model", "llama")
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {name: torch.zeros(2)}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"1 tensors that the config does not know of, {name} first"):
+        load(folder)
+
+
+def test_blocks_that_are_not_the_models_layers_are_refused(script: Callable[..., Ended], tmp_path: Path) -> None:
+    """XLM's lists of parts are as long as it is deep, and its layers are no modules."""
+    made = transformers.XLMConfig(vocab_size=300, emb_dim=16, n_layers=2, n_heads=2, max_position_embeddings=64)
+    transformers.XLMModel(made).save_pretrained(tmp_path / "xlm")
+    byte_tokenizer().save_pretrained(tmp_path / "xlm")
+    write_data(tmp_path / "data", "morality", "en")
+    options = ["--model-path", tmp_path / "xlm", "--data-dir", tmp_path / "data", "--res-dir", tmp_path / "res"]
+    ended = script("collect_vector", *options)
+    assert ended.status == 2
+    assert "xlm: the blocks found in XLMModel are not its layers" in ended.err
+
+
+def test_positions_that_begin_behind_the_paddings_own(tmp_path: Path) -> None:
+    usual = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    made = transformers.RobertaConfig(**usual, num_attention_heads=2, max_position_embeddings=64, pad_token_id=1)
+    transformers.RobertaModel(made).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    model = load(tmp_path)
+    assert model.max_tokens == 62
+    assert last_token_states(model, ["a" * 61]).isfinite().all()
 
 
 def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path) -> None:
@@ -196,7 +228,9 @@ def test_a_download_takes_the_commit_and_safetensors_alone(monkeypatch: pytest.M
     assert folder == hub.ModelFolder(tmp_path, "owner/name", "abc123")
     assert asked["revision"] == "abc123"
     assert "*.safetensors" in asked["allow_patterns"]
-    assert "*.bin" not in asked["allow_patterns"]
+    assert not {"*.bin", "*.py"} & {*asked["allow_patterns"]}
+    hub.find("owner/name", "main", with_code=True)
+    assert "*.py" in asked["allow_patterns"]
 
 
 def test_a_model_is_loaded_from_an_earlier_download_when_the_hub_is_out_of_reach(
@@ -232,7 +266,7 @@ def test_the_doctor_finds_states_that_depend_on_the_batch(
     monkeypatch.setattr(transformers.BertModel, "forward", without_mask)
     ended = script("repe.doctor", "--model-path", model_folders["bert"])
     assert ended.status == 2
-    assert "states depend on more than the text" in ended.err
+    assert "states in a batch are others by more than rounding" in ended.err
 
 
 def test_first_generation_qwen_runs_through_the_stages(

@@ -30,6 +30,15 @@ def test_a_command_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch) ->
     assert parsed
 
 
+def test_the_row_of_the_readme_can_be_pasted_into_the_registry() -> None:
+    (row,) = re.findall(r"^ *(Entry\(.*\),)$", README, flags=re.MULTILINE)
+    source = (ROOT / "repe/registry.py").read_text(encoding="utf-8")
+    first = source.index("        Entry(")
+    table: dict[str, object] = {"__name__": "registry"}
+    exec(compile(f"{source[:first]}        {row}\n{source[first:]}", "registry.py", "exec"), table)  # noqa: S102
+    assert table["entry"]("mymodel-chat", "3B").hub_id == "owner/MyModel-3B-Chat"  # type: ignore[operator]
+
+
 def test_files_that_the_readme_names_are_there() -> None:
     named = re.findall(r"\]\(([\w/.]+)\)", README) + re.findall(r"`(repe/\w+\.py)`", README)
     assert named

@@ -143,7 +143,11 @@ def test_numbers_that_cannot_be_are_refused(tmp_path: Path) -> None:
     del made.directions[1]
     with pytest.raises(UserError, match="do not fit"):
         read_vectors(save({"en": made}, tmp_path / "reader_dict.pk"))
-    for row in ({1: 1.5}, {1: float("nan")}, {2: 0.5}, {0: 0.5, 1: 0.5}):
+    made = reader(ClusterMeanRepReader, 3)
+    made.directions[1] = np.zeros((1, 6), np.float32)
+    with pytest.raises(UserError, match="a direction is zero"):
+        read_vectors(save({"en": made}, tmp_path / "reader_dict.pk"))
+    for row in ({}, {1: 1.5}, {1: float("nan")}, {2: 0.5}, {0: 0.5, 1: 0.5}):
         with pytest.raises(UserError, match=r"layers are not 1\.\.N, or an accuracy is not in 0\.\.1"):
             read_accuracy(save({"en": {"fr": row}}, tmp_path / "acc.pk"))
 

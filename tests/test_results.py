@@ -104,8 +104,8 @@ def test_accuracies_are_merged_by_source_and_target(tmp_path: Path) -> None:
     assert file.languages == ["en", "fr"]
     assert file.lacking(["en", "fr"], same_language=False) == ["fr->en"]
     assert file.lacking(["en", "fr", "zh"], same_language=True) == ["zh"]
-    assert file.lacks_target("en", ["en", "fr"])
-    assert not file.lacks_target("fr", ["en", "fr"])
+    assert file.untried("en", ["en", "fr"]) == ["fr"]
+    assert file.untried("fr", ["en", "fr"]) == []
 
 
 def test_accuracies_of_changed_inputs_go_when_a_part_is_redone(tmp_path: Path) -> None:

@@ -137,7 +137,22 @@ def test_no_validation_leaves_it_out(script: Script, common: list[object], tmp_p
     assert script("collect_vector", *options, "--no-validation").status == 0
     assert script("recognize_concept", *options).status == 0
     assert not any("validation" in name for name in vectors(tmp_path, "morality")["en"].details)
-    assert torch.load(tmp_path / "res/tiny-llama/morality/acc.pt", weights_only=True)["validation"] == {}
+    path = tmp_path / "res/tiny-llama/morality/acc.pt"
+    assert torch.load(path, weights_only=True)["validation"] == {}
+    assert script("collect_vector", *options, "--overwrite").status == 0
+    assert script("recognize_concept", *options, "--overwrite").status == 0
+    assert list(torch.load(path, weights_only=True)["validation"]) == ["en"]
+    assert script("recognize_concept", *options, "--overwrite", "--no-validation").status == 0
+
+
+def test_a_family_that_the_user_names_goes_first(script: Script, common: list[object], tmp_path: Path) -> None:
+    write_data(Path(str(common[3])), "morality", "sw")
+    run_both(script, *common, "--concept", "morality")
+    compare = ["--res-dir", tmp_path / "res", "--cross-model", "tiny-llama"]
+    for family, languages in (([], ["en", "fr", "zh"]), (["--model-family", "none"], ["en", "fr", "zh", "sw"])):
+        assert script("transferability_analysis", *compare, *family).status == 0
+        table = pd.read_csv(tmp_path / "res/cross_model/transfer.csv")
+        assert list(table.source.unique()) == languages
 
 
 def test_missing_languages_are_added_and_finished_runs_do_nothing(

@@ -1,0 +1,1 @@
+"""Nothing lost, nothing let in: runs killed, interrupted, raced and out of disk; files fuzzed and hostile."""

@@ -1,0 +1,48 @@
+"""Result files: where they lie, and PyTorch's archives in them."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from repe.results import AccuracyFile, Kind, VectorFile
+
+ResultFile = VectorFile | AccuracyFile
+KINDS = tuple(Kind(method, labels) for method in ("cluster_mean", "pca", "random") for labels in (False, True))
+
+
+def path_of(file: ResultFile, released: bool) -> Path:
+    """Where a result file lies, under its own name or that of the released code."""
+    return file.released_path if released else file.path
+
+
+def put(file: ResultFile, released: bool, raw: bytes) -> Path:
+    """Write a result file's bytes, and say where."""
+    path = path_of(file, released)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(raw)
+    return path
+
+
+def saved(content: Any) -> bytes:
+    """The bytes of a PyTorch archive."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def rezipped(raw: bytes, pickled: bytes) -> bytes:
+    """The archive with another pickle in it, and a check sum that is right."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(raw)) as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, pickled if name.endswith("/data.pkl") else old.read(name))
+    return buffer.getvalue()
+
+
+def pickled_part(raw: bytes) -> bytes:
+    """The pickle of an archive."""
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        return archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
