@@ -8,6 +8,7 @@ import resource
 import select
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections import Counter
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import tqdm.auto
+import tqdm.std
 from conftest import Ended
 
 from stress.tally import Tally
@@ -68,6 +71,9 @@ def _in_child(work: Callable[[], object], out: int, err: int) -> None:
     sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
     # The tokenizers would say on stderr that they were used before the fork.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # Forks share the progress bars' lock, which a killed one may hold for ever; runs of a user's own do not.
+    for bars in (tqdm.std.tqdm, tqdm.auto.tqdm):
+        bars.set_lock(threading.RLock())
     # A test runner that collects warnings would keep them from stderr, where a user would see them.
     warnings.showwarning = lambda *warning, **_: print(warnings.formatwarning(*warning[:4]), file=sys.stderr)
     signal.signal(signal.SIGINT, signal.default_int_handler)
