@@ -18,7 +18,7 @@ HEAT_MAPS = {"7b": "figure4_similarity_7b", "all": "figure7_similarity_all"}
 def main(args: argparse.Namespace) -> None:
     import pandas as pd
 
-    from repe import comparison, consistency, figures, tables
+    from repe import comparison, consistency, figures, print_style, tables
     from repe.paper import SHARED_LANGUAGES
     from repe.results import VectorFile
 
@@ -37,14 +37,14 @@ def main(args: argparse.Namespace) -> None:
     written = tables.write_csv(pd.concat(similarity), out_dir, "similarity")
     written += tables.write_table1(pd.concat(correlation), out_dir)
     for models, families in compared.panels.items():
-        written += figures.save(
+        written += print_style.save(
             figures.similarity_heat_maps(pd.concat(similarity), families), out_dir, HEAT_MAPS[models]
         )
     if by_layer:
         layers = pd.concat(by_layer)
         written += tables.write_csv(layers, out_dir, "similarity_by_layer")
         figure = figures.similarity_across_layers(layers, compared.families)
-        written += figures.save(figure, out_dir, "similarity_across_layers")
+        written += print_style.save(figure, out_dir, "similarity_across_layers")
     else:
         print("no similarity across layers: it takes two of the languages that the families share,", *SHARED_LANGUAGES)
     cli.report_files(written)

@@ -55,7 +55,7 @@ def recognize_all(args: argparse.Namespace) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    from repe import comparison, figures, tables
+    from repe import comparison, figures, print_style, tables
     from repe.recognition import same_language_table
     from repe.results import AccuracyFile
 
@@ -63,7 +63,7 @@ def compare(args: argparse.Namespace) -> None:
     out_dir = comparison.out_dir(args)
     accuracy = same_language_table(compared.files, compared.languages)
     written = tables.write_table6(accuracy, out_dir)
-    written += figures.save(
+    written += print_style.save(
         figures.recognition_bars(accuracy, compared.families), out_dir, "figure2_recognition_accuracy"
     )
     cli.report_files(written)

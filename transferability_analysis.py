@@ -18,7 +18,7 @@ HEAT_MAPS = {"7b": "figure5_transfer_7b", "all": "figure8_transfer_all"}
 def main(args: argparse.Namespace) -> None:
     import pandas as pd
 
-    from repe import comparison, figures, tables
+    from repe import comparison, figures, print_style, tables
     from repe.results import AccuracyFile
     from repe.transfer import transfer_table
 
@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> None:
     out_dir = comparison.out_dir(args)
     written = tables.write_csv(transfer, out_dir, "transfer")
     for models, families in compared.panels.items():
-        written += figures.save(figures.transfer_heat_maps(transfer, families), out_dir, HEAT_MAPS[models])
+        written += print_style.save(figures.transfer_heat_maps(transfer, families), out_dir, HEAT_MAPS[models])
     cli.report_files(written)
 
 

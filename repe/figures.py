@@ -1,8 +1,7 @@
 """The paper's figures, drawn from the tables of the analyses: no file is read, and nothing is computed but means.
 
 Figure 2 is `recognition_bars`, Figures 4 and 7 are `similarity_heat_maps` (of three models and of all), Figures 5 and 8
-`transfer_heat_maps` (likewise); `similarity_across_layers` shows the shared languages against depth. `save` writes a
-figure as PNG and PDF.
+`transfer_heat_maps` (likewise); `similarity_across_layers` shows the shared languages against depth.
 
 Every one takes a long-form table and `families`, model name -> family. The models of `families` are drawn, in its
 order; rows of other models are passed over, and a model without a row is a `ValueError`. Sizes are those of a printed
@@ -11,68 +10,31 @@ page: no figure is wider than its text, no letter smaller than 6 points. Colours
 
 import math
 import re
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize, SymLogNorm, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.patches import Patch
-from matplotlib.textpath import text_to_path
-from matplotlib.transforms import Bbox
 
-from repe.files import write_whole
+from repe.heat_maps import heat_maps
 from repe.paper import FAMILIES, Family, seven_billion
-
-# Inches: the text of a printed page, and the width of one of its two columns.
-_PAGE_WIDTH, _PAGE_HEIGHT, _COLUMN_WIDTH = 6.9, 9.2, 3.35
-_BAR_WIDTH = 0.75  # with its marks and title
-_POINTS = 72  # an inch
-_TEXT, _SMALL = 7.0, 6.0  # points: names and titles; marks of axes and numbers in cells
-_LINE = 0.125  # inches from one line of text to the next
-_FONT = "DejaVu Sans"  # comes with matplotlib, so it is on every machine
-
-# On top of matplotlib's defaults, whatever the user's own settings are, so that files are the same everywhere.
-_in_print_style = style.context(
-    [
-        "default",
-        {
-            "font.family": _FONT,
-            "font.size": _TEXT,
-            "axes.titlesize": _TEXT,
-            "axes.titlepad": 3,
-            "axes.linewidth": 0.5,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "xtick.labelsize": _SMALL,
-            "ytick.labelsize": _SMALL,
-            "xtick.major.width": 0.5,
-            "ytick.major.width": 0.5,
-            "xtick.major.size": 2,
-            "ytick.major.size": 2,
-            "xtick.major.pad": 1.5,
-            "ytick.major.pad": 1.5,
-            "legend.fontsize": _TEXT,
-            "legend.frameon": False,
-            "hatch.linewidth": 0.4,
-            "pdf.fonttype": 42,  # TrueType: text that can be searched, and that publishers take
-        },
-    ]
+from repe.print_style import (
+    COLUMN_WIDTH,
+    DASHES,
+    HUES,
+    LINE,
+    PAGE_WIDTH,
+    SMALL,
+    TEXT,
+    in_print_style,
+    inches,
+    near_square,
+    new_figure,
+    wrapped,
 )
-
-# The hues of Okabe and Ito, which can be told apart with any colour vision, less yellow, which is too pale for a line.
-_HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4D4D4D")
-_DASHES = ("-", (0, (4, 1.2)), (0, (1, 1)), (0, (4, 1.2, 1, 1.2)))
-_MISSING: dict[str, Any] = {"facecolor": "0.95", "edgecolor": "0.6", "hatch": "//////"}
 
 _CHANCE = 0.5
 _PALE_BELOW = 0.01  # differences of accuracy of a pair or two stay pale; from here on each decade has its own step
@@ -84,7 +46,7 @@ class _Look(NamedTuple):
     dashes: Any
 
 
-@_in_print_style
+@in_print_style
 def recognition_bars(accuracy: pd.DataFrame, families: Mapping[str, Family]) -> Figure:
     """Figure 2: how well each model tells the concepts apart in each language, as grouped bars.
 
@@ -100,11 +62,11 @@ def recognition_bars(accuracy: pd.DataFrame, families: Mapping[str, Family]) -> 
     means = means.reindex(index=rows["language"].unique(), columns=models)
     joined = seven_billion(models)
 
-    width = min(max(0.6 + 0.17 * len(means) * (len(models) + 1), _COLUMN_WIDTH), _PAGE_WIDTH)
-    names = [_wrapped(model, width - 0.6) for model in models]
+    width = min(max(0.6 + 0.17 * len(means) * (len(models) + 1), COLUMN_WIDTH), PAGE_WIDTH)
+    names = [wrapped(model, width - 0.6) for model in models]
     # As many columns as a grid of panels has, so that three families of three have one each, or what there is room for.
-    columns = max(1, min(_near_square(len(models)), int(width / (0.55 + _inches(names, _TEXT)))))
-    figure = _figure(width, 2.2 + 0.15 * math.ceil(len(models) / columns))
+    columns = max(1, min(near_square(len(models)), int(width / (0.55 + inches(names, TEXT)))))
+    figure = new_figure(width, 2.2 + 0.15 * math.ceil(len(models) / columns))
     axes = figure.add_subplot()
     handles: list[Any] = [
         _bars(axes, means[model], place, families, model in joined) for place, model in enumerate(models)
@@ -140,17 +102,17 @@ def _finish_bars(axes: Axes, means: pd.DataFrame) -> None:
     axes.set_ylim(max(math.floor(low * 20) / 20, 0.0), min(math.ceil(high * 20) / 20, 1.0))
     axes.set_xlim(-0.6, len(means) - 0.4)
     axes.set_xticks(range(len(means)), list(means.index))
-    axes.tick_params(axis="x", length=0, labelsize=_TEXT)
+    axes.tick_params(axis="x", length=0, labelsize=TEXT)
     axes.set_ylabel("Accuracy, mean over concepts")
     for place in range(1, len(means), 2):
         axes.axvspan(place - 0.5, place + 0.5, color="0.95", linewidth=0, zorder=0)  # tells crowded groups apart
     axes.axhline(_CHANCE, color="0.25", linewidth=0.6, linestyle=(0, (1, 1.5)))
-    axes.text(1.005, _CHANCE, "chance", transform=axes.get_yaxis_transform(), va="center", fontsize=_SMALL)
+    axes.text(1.005, _CHANCE, "chance", transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL)
     if means.isna().to_numpy().any():
-        axes.text(1.005, 0.03, "× no value", transform=axes.transAxes, va="center", fontsize=_SMALL)
+        axes.text(1.005, 0.03, "× no value", transform=axes.transAxes, va="center", fontsize=SMALL)
 
 
-@_in_print_style
+@in_print_style
 def similarity_heat_maps(similarity: pd.DataFrame, families: Mapping[str, Family]) -> Figure:
     """Figures 4 and 7: how alike a concept's directions are between languages, one square heat map a model.
 
@@ -164,10 +126,10 @@ def similarity_heat_maps(similarity: pd.DataFrame, families: Mapping[str, Family
     low, high = (math.floor(apart.min() * 20) / 20, math.ceil(apart.max() * 20) / 20) if apart.size else (0.0, 1.0)
     high = min(high, 1.0)  # a cosine of 1 may have been rounded up
     # A scale needs a length, also where all values are the same.
-    return _heat_maps(panels, Normalize(min(low, high - 0.05), high), "viridis", "Cosine similarity")
+    return heat_maps(panels, Normalize(min(low, high - 0.05), high), "viridis", "Cosine similarity")
 
 
-@_in_print_style
+@in_print_style
 def transfer_heat_maps(transfer: pd.DataFrame, families: Mapping[str, Family]) -> Figure:
     """Figures 5 and 8: what is lost or gained where one language's vectors judge another's texts, a heat map a model.
 
@@ -180,7 +142,7 @@ def transfer_heat_maps(transfer: pd.DataFrame, families: Mapping[str, Family]) -
     sizes = np.concatenate([np.abs(square.to_numpy(float)).ravel() for square in panels.values()])
     limit = max([2 * _PALE_BELOW, *sizes[np.isfinite(sizes)]])
     scale = SymLogNorm(_PALE_BELOW, linscale=0.25, vmin=-limit, vmax=limit, base=10)
-    figure = _heat_maps(panels, scale, "RdBu", "Accuracy minus that of\nthe target's own vectors", "Target", "Source")
+    figure = heat_maps(panels, scale, "RdBu", "Accuracy minus that of\nthe target's own vectors", "Target", "Source")
     bar = figure.axes[-1]
     ticks = _TRANSFER_TICKS[limit >= _TRANSFER_TICKS]
     bar.set_yticks([*-ticks, 0, *ticks], [*(f"−{tick:g}" for tick in ticks), "0", *(f"+{tick:g}" for tick in ticks)])
@@ -200,71 +162,7 @@ def _squares(table: pd.DataFrame, families: Mapping[str, Family], value: str) ->
     return squares
 
 
-def _heat_maps(
-    panels: Mapping[str, pd.DataFrame], scale: Normalize, colours: str, meaning: str, across: str = "", down: str = ""
-) -> Figure:
-    """One panel a model in a grid, its edge named `across` and `down`, and one colour bar, the figure's last axes."""
-    most = max(len(square) for square in panels.values())
-    margin = 0.1 + _inches({language for square in panels.values() for language in square}, _SMALL)
-    columns, panel = _grid(len(panels), most, margin)
-    rows = math.ceil(len(panels) / columns)
-    figure = _figure(columns * (panel + margin) + _BAR_WIDTH, _PAGE_HEIGHT, "compressed")
-    meshes = []
-    for place, (model, square) in enumerate(panels.items()):
-        axes = figure.add_subplot(rows, columns, place + 1)
-        axes.set_title(_wrapped(model, panel))
-        axes.set_xlabel(across if place >= (rows - 1) * columns else "")
-        axes.set_ylabel(down if place % columns == 0 else "")
-        meshes.append(_heat_map(axes, square, scale, colours, panel / len(square)))
-    above = any((scale(square.to_numpy(float)) > 1.001).any() for square in panels.values())
-    bar = figure.colorbar(
-        meshes[0], ax=figure.axes, aspect=25 * rows, pad=0.02, fraction=0.05, extend="max" if above else "neither"
-    )
-    bar.set_label(meaning)
-    if any(square.isna().to_numpy().any() for square in panels.values()):
-        figure.legend(handles=[Patch(label="no value", linewidth=0, **_MISSING)], loc="outside lower left", borderpad=0)
-    _trim(figure)
-    return figure
-
-
-def _trim(figure: Figure) -> None:
-    """Lower the figure to what its panels need, which is known only when their names have been laid out."""
-    figure.draw_without_rendering()
-    needed = Bbox.union([box for axes in figure.axes if (box := axes.get_tightbbox())]).height / figure.dpi
-    figure.set_figheight(needed + 0.06 + 0.2 * len(figure.legends))
-
-
-def _heat_map(axes: Axes, square: pd.DataFrame, scale: Normalize, colours: str, cell: float) -> QuadMesh:
-    """Fill `axes` with a matrix, first row on top; numbers stand in the cells, `cell` inches wide, where they fit."""
-    mesh = axes.pcolormesh(
-        np.ma.masked_invalid(square.to_numpy(float)), norm=scale, cmap=colours, edgecolor="white", linewidth=0.25
-    )
-    axes.patch.set(**_MISSING)  # seen through the cells that are left out
-    axes.set_aspect("equal")
-    axes.invert_yaxis()
-    axes.spines[:].set_visible(False)
-    centres = np.arange(len(square)) + 0.5
-    wide = _inches(square, _SMALL) > 0.9 * cell
-    axes.set_xticks(centres, list(square.columns), rotation=90 if wide else 0)
-    axes.set_yticks(centres, list(square.index))
-    axes.tick_params(length=0)
-    if _inches(["−0.00"], _SMALL) < 0.9 * cell:
-        _write_numbers(axes, square, mesh)
-    return mesh
-
-
-def _write_numbers(axes: Axes, square: pd.DataFrame, mesh: QuadMesh) -> None:
-    for (row, column), value in np.ndenumerate(square.to_numpy(float)):
-        if np.isfinite(value):
-            red, green, blue, _ = mesh.cmap(mesh.norm(value))
-            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-            text = f"{value:z.2f}".replace("-", "−")
-            axes.text(
-                column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=_SMALL, color="w" if dark else "k"
-            )
-
-
-@_in_print_style
+@in_print_style
 def similarity_across_layers(by_layer: pd.DataFrame, families: Mapping[str, Family]) -> Figure:
     """How alike the shared languages' directions are at each depth of each model: one line a model, named at its end.
 
@@ -273,7 +171,7 @@ def similarity_across_layers(by_layer: pd.DataFrame, families: Mapping[str, Fami
     """
     models = list(families)
     looks = _looks(families)
-    figure = _figure(min(3.6 + _inches(models, _TEXT), _PAGE_WIDTH), max(2.6, 0.6 + 0.15 * len(models)))
+    figure = new_figure(min(3.6 + inches(models, TEXT), PAGE_WIDTH), max(2.6, 0.6 + 0.15 * len(models)))
     axes = figure.add_subplot()
     ends = {}
     for model in models:
@@ -287,7 +185,7 @@ def similarity_across_layers(by_layer: pd.DataFrame, families: Mapping[str, Fami
     axes.set_xlabel("Relative depth of the layer")
     axes.set_ylabel("Cosine similarity,\nmean over language pairs and concepts")
     # The axes are as high as the figure less the marks and the title below them.
-    _name_ends(axes, ends, looks, _LINE / (figure.get_figheight() - 0.45))
+    _name_ends(axes, ends, looks, LINE / (figure.get_figheight() - 0.45))
     return figure
 
 
@@ -323,29 +221,6 @@ def _apart(heights: np.ndarray, gap: float) -> np.ndarray:
     return np.clip((up + down) / 2, 0, max(0.0, 1 - len(heights) * gap + gap)) + steps
 
 
-@_in_print_style
-def save(figure: Figure, out_dir: Path, name: str) -> list[Path]:
-    """Write `figure` to `<out_dir>/<name>.png` (300 dots an inch) and `.pdf`, empty it, and return the two paths.
-
-    The same figure gives the same bytes at any time: no date is written. A crash leaves the old or the new file.
-
-    Raises:
-        UserError: the folder or a file cannot be written.
-    """
-    paths = []
-    for kind, metadata in {"png": {}, "pdf": {"CreationDate": None}}.items():
-        write = partial(figure.savefig, format=kind, dpi=300, metadata=metadata)
-        paths.append(write_whole(out_dir / f"{name}.{kind}", write))
-    figure.clear()
-    return paths
-
-
-def _figure(width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained") -> Figure:
-    figure = Figure(figsize=(width, height), layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _rows_of(table: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     missing = sorted(set(models) - set(table["model"]))
     if missing or not models:
@@ -353,57 +228,18 @@ def _rows_of(table: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     return table[table["model"].isin(models)]
 
 
-def _inches(texts: Iterable[object], size: float) -> float:
-    """How wide the widest of `texts` is when printed in letters of `size` points."""
-    letters = FontProperties(family=_FONT, size=size)
-    widths = [text_to_path.get_text_width_height_descent(str(text), letters, ismath=False)[0] for text in texts]
-    return float(max(widths)) / _POINTS
-
-
-def _wrapped(name: str, width: float) -> str:
-    """`name` on as many lines as `width` inches need, cut after hyphens and underscores where there are any."""
-    letters = max(8, int(width / _inches("n", _TEXT)))
-    return textwrap.fill(name.replace("_", "_ "), letters).replace("_ ", "_")
-
-
-def _near_square(count: int) -> int:
-    """Columns of a grid of `count` panels: near square, with few holes; three stand in a row; four at most."""
-    square = min(4, math.ceil(math.sqrt(count)))
-    return min(range(square, 5), key=lambda columns: -count % columns)
-
-
-def _grid(count: int, languages: int, margin: float) -> tuple[int, float]:
-    """Columns of a grid of `count` panels and the side of one, in inches, with `margin` for the languages' names.
-
-    There are fewer columns than `_near_square` where the names of that many languages would overlap.
-    """
-    columns = _near_square(count)
-    smallest = 0.105 * languages
-    while columns > 1 and _panel(columns, margin) < smallest:
-        columns -= 1
-    rows = math.ceil(count / columns)
-    tallest = _PAGE_HEIGHT / rows - margin - 0.25
-    # Neither cells larger than a number needs, nor panels narrower than most models' names.
-    largest = max(1.6, 0.45 * languages)
-    return columns, max(min(_panel(columns, margin), largest, 2.6, tallest), smallest)
-
-
-def _panel(columns: int, margin: float) -> float:
-    return (_PAGE_WIDTH - _BAR_WIDTH) / columns - margin
-
-
 def _looks(families: Mapping[str, Family]) -> dict[str, _Look]:
     """Colour and dashes of each model: a hue a family, or a model of no family, and the larger a model the darker."""
     keys = {model: model if family.name == "none" else family.name for model, family in families.items()}
     # The paper's families keep their hues whichever are drawn; more keys than hues begin again at the first.
     order = list(dict.fromkeys([*(name for name in FAMILIES if name != "none"), *keys.values()]))
-    hues = {model: _HUES[order.index(key) % len(_HUES)] for model, key in keys.items()}
+    hues = {model: HUES[order.index(key) % len(HUES)] for model, key in keys.items()}
     looks = {}
     for model, hue in hues.items():
         alike = sorted((other for other in hues if hues[other] == hue), key=_billions)
         rank = alike.index(model)
         darkness = 2 * rank / (len(alike) - 1) - 1 if len(alike) > 1 else 0.0
-        looks[model] = _Look(_shade(to_rgb(hue), darkness), _DASHES[(len(alike) - 1 - rank) % len(_DASHES)])
+        looks[model] = _Look(_shade(to_rgb(hue), darkness), DASHES[(len(alike) - 1 - rank) % len(DASHES)])
     return looks
 
 

@@ -61,7 +61,7 @@ def tokenize(model: Model, texts: Sequence[str]) -> list[list[int]]:
     Raises:
         UserError: a text has no token, or more than the model has positions for.
     """
-    tokens = _encode(model, texts)
+    tokens = encode(model, texts)
     for place, (text, ids) in enumerate(zip(texts, tokens, strict=True)):
         if not ids:
             raise UserError(f"{model.label} makes no token of the text {shorten(text)}: mend the text or the template")
@@ -75,7 +75,8 @@ def tokenize(model: Model, texts: Sequence[str]) -> list[list[int]]:
     return tokens
 
 
-def _encode(model: Model, texts: Sequence[str]) -> list[list[int]]:
+def encode(model: Model, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text in the model's template, however many."""
     ids = model.tokenizer(
         [model.template.render(text) for text in texts],
         add_special_tokens=model.template.special_tokens,
@@ -95,8 +96,8 @@ def _cut(model: Model, text: str, most: int) -> list[int]:
     fits, too_long = 0, len(text)
     while too_long - fits > 1:
         middle = (fits + too_long) // 2
-        fits, too_long = (middle, too_long) if len(_encode(model, [text[:middle]])[0]) <= most else (fits, middle)
-    (ids,) = _encode(model, [text[:fits]])
+        fits, too_long = (middle, too_long) if len(encode(model, [text[:middle]])[0]) <= most else (fits, middle)
+    (ids,) = encode(model, [text[:fits]])
     if len(ids) > most:
         raise UserError(f"the template alone is longer than the {most} tokens that {model.label} takes: shorten it")
     return ids

@@ -43,6 +43,8 @@ class Model:
     """Longest text that the positions allow; None where there is no limit."""
     truncate: bool = False
     """Whether longer texts are cut instead of refused."""
+    lm: Any = None
+    """The trunk under its vocabulary head, to generate with; None where only states are asked for."""
 
     @property
     def layers(self) -> int:
@@ -136,6 +138,7 @@ def load(
     dtype: torch.dtype,
     truncate: bool = False,
     trust_remote_code: bool = False,
+    with_head: bool = False,
 ) -> Model:
     """Load the trunk; its layers are counted, not looked up.
 
@@ -147,14 +150,20 @@ def load(
         device: where to; a GPU without a number means all of them, with what does not fit kept on the CPU.
         dtype: of the weights and of the states.
         truncate: cut texts that are too long for the model instead of refusing them.
+        with_head: read the vocabulary head too, for generation.
 
     Raises:
         UserError: the files are no causal or encoder model of Transformers, or parts are missing or damaged.
     """
     where = "auto" if device.type == "cuda" and device.index is None else {"": str(device)}
     with _readable(folder, "the model"):
-        trunk = _read_trunk(folder, dtype, where, trust_remote_code)
-    trunk.eval()
+        whole = _read(folder, dtype, where, trust_remote_code, with_head)
+    whole.eval()
+    if with_head:
+        _forget_decoding(whole)
+    trunk = whole.base_model if with_head else whole
+    # Of a model for images and text, the text's part: what sees images is not run.
+    trunk = getattr(trunk, "language_model", trunk)
     embeddings = trunk.get_input_embeddings().weight.device
     return Model(
         label=label,
@@ -167,13 +176,25 @@ def load(
         dtype=dtype,
         max_tokens=_max_tokens(trunk, tokenizer),
         truncate=truncate,
+        lm=whole if with_head else None,
     )
 
 
-def _read_trunk(folder: ModelFolder, dtype: torch.dtype, where: str | dict[str, str], trust_remote_code: bool) -> Any:
+def _forget_decoding(lm: Any) -> None:
+    """Keep of a checkpoint's generation settings which tokens are special: how to decode is for the caller to say."""
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    kept = {name: getattr(lm.generation_config, name) for name in names}
+    lm.generation_config = transformers.GenerationConfig(**kept)
+
+
+def _read(
+    folder: ModelFolder, dtype: torch.dtype, where: str | dict[str, str], trust_remote_code: bool, with_head: bool
+) -> Any:
+    """The trunk, or the model with its head."""
     if qwen1.is_first_generation_qwen(folder.path):
-        return qwen1_weights.load_model(folder.path, dtype=dtype, device_map=where)
-    trunk, info = transformers.AutoModel.from_pretrained(
+        return qwen1_weights.load_model(folder.path, dtype=dtype, device_map=where, trunk_only=not with_head)
+    kind = transformers.AutoModelForCausalLM if with_head else transformers.AutoModel
+    model, info = kind.from_pretrained(
         folder.path,
         dtype=dtype,
         device_map=where,
@@ -183,10 +204,13 @@ def _read_trunk(folder: ModelFolder, dtype: torch.dtype, where: str | dict[str, 
         # Reported in `info` like what is missing, instead of an error that names no tensor.
         ignore_mismatched_sizes=True,
     )
-    # Of a model for images and text, the text's part: what sees images is dropped.
-    trunk = getattr(trunk, "language_model", trunk)
-    _check_weights(folder, trunk, info)
-    return trunk
+    missing_head = [name for name in info["missing_keys"] if with_head and HEADS.match(name)]
+    if missing_head:
+        raise UserError(
+            f"{folder.path} has no head to generate with ({missing_head[0]} is missing): take a causal model"
+        )
+    _check_weights(folder, getattr(model, "language_model", model), info)
+    return model
 
 
 def _check_weights(folder: ModelFolder, trunk: nn.Module, info: dict[str, Any]) -> None:

@@ -111,8 +111,8 @@ class ChosenModel:
             "versions": models.versions(),
         }
 
-    def load(self) -> "Model":
-        """Read the weights, and check that the states are right."""
+    def load(self, with_head: bool = False) -> "Model":
+        """Read the weights, with the vocabulary head if asked for, and check that the states are right."""
         from repe import models, verification
 
         model = models.load(
@@ -124,8 +124,11 @@ class ChosenModel:
             dtype=self.dtype,
             truncate=self.args.truncate,
             trust_remote_code=self.args.trust_remote_code,
+            with_head=with_head,
         )
         verification.check_blocks(model)
+        if with_head:
+            verification.check_causal(model)
         return model
 
 

@@ -36,6 +36,22 @@ def _unsupported(model: Model, reason: str) -> UserError:
 
 
 @torch.inference_mode()
+def check_causal(model: Model) -> None:
+    """Refuse a model that sees the tokens to come, and so cannot write a text from left to right.
+
+    Raises:
+        UserError: a text's beginning has other states by itself than within the text.
+    """
+    (ids,) = tokenize(model, [TEXT])
+    row = torch.tensor([[*ids, *ids]], device=model.device)
+    mask = torch.ones_like(row)
+    whole = model.trunk(input_ids=row, attention_mask=mask, use_cache=False).last_hidden_state
+    part = model.trunk(input_ids=row[:, : len(ids)], attention_mask=mask[:, : len(ids)], use_cache=False)
+    if relative_difference(whole[:, : len(ids)], part.last_hidden_state) > ROUNDING[model.dtype]:
+        raise UserError(f"{model.label} reads texts in both directions and cannot generate: take a causal model")
+
+
+@torch.inference_mode()
 def own_states(model: Model, texts: Sequence[str]) -> torch.Tensor:
     """What Transformers gives as `hidden_states[1:]` for the last token of each text by itself.
 

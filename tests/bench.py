@@ -25,6 +25,7 @@ from repe.hidden_states import batches, last_token_states, tokenize
 from repe.models import Model, find_blocks
 from repe.principal import principal_component
 from repe.recognition import accuracy, correct_pairs
+from repe.steering import steered
 from repe.templates import Template
 
 Row = tuple[str, str, str]
@@ -90,6 +91,29 @@ def bench_extraction() -> list[Row]:
     ]
 
 
+def bench_generation() -> list[Row]:
+    """Steered against unsteered: the same batch, decoded by turns."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8}
+    lm = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, vocab_size=32_000)).eval()
+    ids = torch.randint(3, 32_000, (16, 40))
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}
+    layers = {layer: torch.randn(512) for layer in range(3, 6)}
+
+    def plain() -> None:
+        lm.generate(ids, **options)
+
+    def moved() -> None:
+        with steered(lm, find_blocks(lm), layers):
+            lm.generate(ids, **options)
+
+    plain()
+    times = [(seconds(moved), seconds(plain)) for _ in range(7)]
+    with_steering, without = (statistics.median(column) for column in zip(*times, strict=True))
+    found = f"{with_steering / without:.3f} ({with_steering:.2f} s / {without:.2f} s)"
+    return [("generation, steered / unsteered", found, "at most 1.05")]
+
+
 def bench_recognition() -> list[Row]:
     """All pairs of 16 languages, 24 layers, 200 test pairs each, once the states are there."""
     directions = torch.randn(16, 24, 1024)
@@ -146,7 +170,7 @@ def main() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     versions = f"PyTorch {torch.__version__}, Transformers {transformers.__version__}"
     print(f"{versions}, {torch.get_num_threads()} threads, float32")
-    for bench in (bench_extraction, bench_recognition, bench_pca, bench_commands, bench_analyses):
+    for bench in (bench_extraction, bench_generation, bench_recognition, bench_pca, bench_commands, bench_analyses):
         for measure, found, goal in bench():
             print(f"{measure:<50}{found:<45}{goal}", flush=True)
 

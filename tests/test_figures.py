@@ -13,7 +13,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import rgb_to_hsv
 from matplotlib.text import Text
 
-from repe import figures
+from repe import figures, print_style
 from repe.errors import UserError
 from repe.paper import CONCEPTS, FAMILIES, LANGUAGES, SEVEN_BILLION, family_by_name
 
@@ -352,9 +352,9 @@ def test_names_at_line_ends_stay_apart_and_as_near_as_they_can():
 
 @pytest.mark.parametrize("kind", DRAWN)
 def test_files_are_the_same_byte_by_byte_whatever_the_users_settings(kind, tmp_path):
-    first = figures.save(DRAWN[kind](PAPER[:2], LANGUAGES[:3]), tmp_path / "one", "name")
+    first = print_style.save(DRAWN[kind](PAPER[:2], LANGUAGES[:3]), tmp_path / "one", "name")
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black", "pdf.fonttype": 3, "savefig.dpi": 50}):
-        second = figures.save(DRAWN[kind](PAPER[:2], LANGUAGES[:3]), tmp_path / "two", "name")
+        second = print_style.save(DRAWN[kind](PAPER[:2], LANGUAGES[:3]), tmp_path / "two", "name")
     assert [path.name for path in first] == ["name.png", "name.pdf"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["name.pdf", "name.png"]
@@ -365,7 +365,7 @@ def test_files_are_the_same_byte_by_byte_whatever_the_users_settings(kind, tmp_p
 def test_a_saved_figure_is_emptied_and_its_resolution_is_that_of_print(tmp_path):
     figure = DRAWN["layers"](PAPER[:2], ())
     size = figure.get_size_inches()
-    png, _ = figures.save(figure, tmp_path, "name")
+    png, _ = print_style.save(figure, tmp_path, "name")
     assert figure.axes == []
     width, height = (int.from_bytes(png.read_bytes()[start : start + 4], "big") for start in (16, 20))
     np.testing.assert_allclose((width, height), size * 300, atol=1)
@@ -381,7 +381,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(figure, "savefig", full_disk)
     with pytest.raises(UserError, match=r"name\.png"):
-        figures.save(figure, tmp_path, "name")
+        print_style.save(figure, tmp_path, "name")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("name.png", b"old")]
 
 

@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
     line.replace("PATH_OR_HUB_ID", "owner/name")
     for page in (README, *(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("*.py"))))
-    for line in re.findall(r"^ *(python \w+\.py .+)$", page, flags=re.MULTILINE)
+    for line in re.findall(r"^ *(python \w+\.py .+)$", re.sub(r"\\+\n *", " ", page), flags=re.MULTILINE)
 ]
 
 
@@ -50,7 +50,7 @@ def test_files_that_the_readme_names_are_there() -> None:
 def test_figures_and_tables_in_the_readme_are_those_that_are_written() -> None:
     sources = " ".join(
         (ROOT / name).read_text(encoding="utf-8")
-        for name in ("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py", "repe/tables.py")
+        for name in (*(path.name for path in ROOT.glob("*.py")), "repe/tables.py")
     )
     names = re.findall(r"`((?:figure|table|similarity|transfer)\w*)(?:\.csv)?`", README)
     assert len(names) >= 10

@@ -1,0 +1,98 @@
+"""How figures look in print: sizes of a page, letters, colours; and how they are written."""
+
+import math
+import textwrap
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from matplotlib import style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+
+from repe.files import write_whole
+
+# Inches: the text of a printed page, and the width of one of its two columns.
+PAGE_WIDTH, PAGE_HEIGHT, COLUMN_WIDTH = 6.9, 9.2, 3.35
+POINTS = 72  # an inch
+TEXT, SMALL = 7.0, 6.0  # points: names and titles; marks of axes and numbers in cells
+LINE = 0.125  # inches from one line of text to the next
+FONT = "DejaVu Sans"  # comes with matplotlib, so it is on every machine
+
+# On top of matplotlib's defaults, whatever the user's own settings are, so that files are the same everywhere.
+in_print_style = style.context(
+    [
+        "default",
+        {
+            "font.family": FONT,
+            "font.size": TEXT,
+            "axes.titlesize": TEXT,
+            "axes.titlepad": 3,
+            "axes.linewidth": 0.5,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "xtick.labelsize": SMALL,
+            "ytick.labelsize": SMALL,
+            "xtick.major.width": 0.5,
+            "ytick.major.width": 0.5,
+            "xtick.major.size": 2,
+            "ytick.major.size": 2,
+            "xtick.major.pad": 1.5,
+            "ytick.major.pad": 1.5,
+            "legend.fontsize": TEXT,
+            "legend.frameon": False,
+            "hatch.linewidth": 0.4,
+            "pdf.fonttype": 42,  # TrueType: text that can be searched, and that publishers take
+        },
+    ]
+)
+
+# The hues of Okabe and Ito, which can be told apart with any colour vision, less yellow, which is too pale for a line.
+HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4D4D4D")
+DASHES = ("-", (0, (4, 1.2)), (0, (1, 1)), (0, (4, 1.2, 1, 1.2)))
+MISSING: dict[str, Any] = {"facecolor": "0.95", "edgecolor": "0.6", "hatch": "//////"}
+
+
+def new_figure(width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained") -> Figure:
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def inches(texts: Iterable[object], size: float) -> float:
+    """How wide the widest of `texts` is when printed in letters of `size` points."""
+    letters = FontProperties(family=FONT, size=size)
+    widths = [text_to_path.get_text_width_height_descent(str(text), letters, ismath=False)[0] for text in texts]
+    return float(max(widths)) / POINTS
+
+
+def wrapped(name: str, width: float) -> str:
+    """`name` on as many lines as `width` inches need, cut after hyphens and underscores where there are any."""
+    letters = max(8, int(width / inches("n", TEXT)))
+    return textwrap.fill(name.replace("_", "_ "), letters).replace("_ ", "_")
+
+
+def near_square(count: int) -> int:
+    """Columns of a grid of `count` panels: near square, with few holes; three stand in a row; four at most."""
+    square = min(4, math.ceil(math.sqrt(count)))
+    return min(range(square, 5), key=lambda columns: -count % columns)
+
+
+@in_print_style
+def save(figure: Figure, out_dir: Path, name: str) -> list[Path]:
+    """Write `figure` to `<out_dir>/<name>.png` (300 dots an inch) and `.pdf`, empty it, and return the two paths.
+
+    The same figure gives the same bytes at any time: no date is written. A crash leaves the old or the new file.
+
+    Raises:
+        UserError: the folder or a file cannot be written.
+    """
+    paths = []
+    for kind, metadata in {"png": {}, "pdf": {"CreationDate": None}}.items():
+        write = partial(figure.savefig, format=kind, dpi=300, metadata=metadata)
+        paths.append(write_whole(out_dir / f"{name}.{kind}", write))
+    figure.clear()
+    return paths

@@ -1,0 +1,199 @@
+"""Steering: adding to a model's hidden states while it runs (Section 5; the paper's settings are not published).
+
+Layers are numbered as in the result files: a vector of layer l, 1..N-1, acts on the output of block l (counted from 1),
+which is `model.blocks[l - 1]`. Layer N was collected after the final norm, where no block gives its output.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from repe.cli import OPERATORS, SCOPES
+from repe.errors import UserError
+
+
+@contextmanager
+def steered(
+    model: nn.Module,
+    blocks: nn.ModuleList,
+    activations: Mapping[int, torch.Tensor],
+    operator: str = "linear_comb",
+    scope: str = "all",
+    prompt_tokens: int | None = None,
+) -> Iterator[None]:
+    """Change the hidden states of some layers in every forward pass of `model`; no hook stays, whatever happens.
+
+    Padding is never touched: it is told from `attention_mask`. Tokens under the KV cache, beams and rows of a batch are
+    each steered by their own row's activation.
+
+    Args:
+        model: what is called: the causal model, or its trunk.
+        blocks: its decoder blocks.
+        activations: by layer number, a in (hidden,) for all rows or (rows, hidden) for each row of a batch its own.
+        operator: `linear_comb` gives h + a, `piecewise_linear` h + a * sign(h . a), `projection` takes from h the share
+            |a| of its component along a (all of it where a is a unit vector).
+        scope: which tokens: `all`, the `prompt`'s, the `generated` ones (as they are read to predict the next), or the
+            prompt's `last`, which the reply's first token comes from.
+        prompt_tokens: length of the prompts with their padding; None for that of every pass without a cache, which
+            is not right where `generate` runs with `use_cache=False`.
+
+    Raises:
+        ValueError: an operator, scope or layer that there is not.
+    """
+    if operator not in OPERATORS or scope not in SCOPES:
+        raise ValueError(f"operator {operator!r} and scope {scope!r} are not among {OPERATORS} and {SCOPES}")
+    if unknown := [layer for layer in activations if not 1 <= layer <= len(blocks)]:
+        raise ValueError(f"there is no block that gives layer {unknown[0]}: there are {len(blocks)}")
+    places = _Places(scope, prompt_tokens)
+    handles = [model.register_forward_pre_hook(places.hook, with_kwargs=True)]
+    try:
+        for layer, activation in activations.items():
+            steer = _Steer(activation, operator, places)
+            handles.append(blocks[layer - 1].register_forward_hook(steer.hook))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Places:
+    """Which tokens of the forward pass under way are steered: what all layers' hooks share."""
+
+    def __init__(self, scope: str, prompt_tokens: int | None) -> None:
+        self.scope = scope
+        self.fixed = prompt_tokens
+        self.prompt_tokens = prompt_tokens or 0
+        self.mask: torch.Tensor | None = None
+        """bool (1 or rows, tokens), or None for all tokens."""
+        self.any = True
+
+    def hook(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
+        width = (args[0] if ids is None else ids).shape[1]
+        mask = kwargs.get("attention_mask")
+        # Under a cache the mask is as long as all that has been read, the ids only as what is new.
+        total = width if mask is None else mask.shape[-1]
+        if self.fixed is None and total == width:
+            self.prompt_tokens = width
+        start = total - width
+        real = None
+        # A token that has just been generated is never padding.
+        if mask is not None and mask.dim() == 2 and start < self.prompt_tokens and not bool(mask[:, start:].all()):
+            real = mask[:, start:].bool()
+        chosen = self._chosen(start, total, real)
+        self.any = chosen is None or bool(chosen.any())
+        if chosen is not None and real is not None:
+            chosen = chosen & real
+        self.mask = chosen if chosen is not None else real
+
+    def _chosen(self, start: int, total: int, real: torch.Tensor | None) -> torch.Tensor | None:
+        """Which of the tokens from `start` to `total` are in the scope, (1 or rows, tokens); None for all."""
+        end = self.prompt_tokens
+        first, behind = {
+            "all": (0, total),
+            "prompt": (0, end),
+            "generated": (end, total),
+            "last": (end - 1, end),
+        }[self.scope]
+        if first <= start and total <= behind:
+            return None
+        place = torch.arange(start, total, device=None if real is None else real.device)[None]
+        if self.scope == "last" and real is not None:
+            # Padding on the right leaves each prompt its own end.
+            within = torch.where(real & (place < end), place, -1)
+            return place == within.max(dim=1, keepdim=True).values
+        return (place >= first) & (place < behind)
+
+
+class _Steer:
+    """The hook of one block."""
+
+    def __init__(self, activation: torch.Tensor, operator: str, places: _Places) -> None:
+        self.activation = activation
+        self.operator = operator
+        self.places = places
+        self.cached: dict[tuple[torch.device, torch.dtype, int], torch.Tensor] = {}
+
+    def hook(self, _block: nn.Module, _inputs: Any, output: Any) -> Any:
+        if not self.places.any:
+            return output
+        # Blocks give a tensor in some architectures, in others a tuple that begins with it.
+        states = output[0] if isinstance(output, tuple) else output
+        changed = states + self._change(states)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    def _change(self, states: torch.Tensor) -> torch.Tensor:
+        """What is added to `states` (rows, tokens, hidden), zero where nothing is."""
+        activation = self._activation(states)
+        change = activation
+        if self.operator != "linear_comb":
+            # In float32: products of half-precision states overflow.
+            wide, along = states.float(), activation.float()
+            length = along.norm(dim=-1, keepdim=True)
+            unit = along / length.clamp_min(torch.finfo(torch.float32).tiny)
+            component = (wide * unit).sum(dim=-1, keepdim=True)
+            wide_change = along * component.sign() if self.operator == "piecewise_linear" else -component * along
+            change = wide_change.to(states.dtype)
+        mask = self.places.mask
+        return change if mask is None else change * mask[..., None].to(device=states.device, dtype=states.dtype)
+
+    def _activation(self, states: torch.Tensor) -> torch.Tensor:
+        """The activation as (1 or rows, 1, hidden), where and in the number type that the block computes in."""
+        rows = states.shape[0]
+        key = states.device, states.dtype, rows
+        if key not in self.cached:
+            row = self.activation.to(states.device, states.dtype)
+            row = row[None] if row.dim() == 1 else row
+            if rows % len(row):
+                raise ValueError(f"activations of {len(row)} rows for a batch of {rows}")
+            if len(row) > 1:
+                # Beams of a row stand one after the other.
+                row = row.repeat_interleave(rows // len(row), dim=0)
+            self.cached[key] = row[:, None]
+        return self.cached[key]
+
+
+def unit_directions(directions: np.ndarray, signs: np.ndarray) -> torch.Tensor:
+    """Unit vectors that point to the concept's positive side.
+
+    Args:
+        directions: (layers, components, hidden); the first component is taken.
+        signs: (layers, components).
+
+    Returns:
+        float32 (layers, hidden).
+    """
+    first = torch.from_numpy(directions[:, 0]).float()
+    return torch.from_numpy(signs[:, :1]).float() * first / first.norm(dim=-1, keepdim=True)
+
+
+def parse_layers(text: str, layers: int) -> list[int]:
+    """The layers that `--layers` names: numbers `18,19,20`, or relative depths `0.3:0.6`.
+
+    A layer's relative depth is (layer - 1) / layers, as in the tables; both ends count.
+
+    Args:
+        text: of the option.
+        layers: of the model, N; the last one cannot be steered.
+
+    Raises:
+        UserError: not of this form, out of range, or no layer lies between the depths.
+    """
+    try:
+        if ":" in text:
+            low, high = (float(part) for part in text.split(":"))
+            chosen = [layer for layer in range(1, layers) if low <= (layer - 1) / layers <= high]
+        else:
+            chosen = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise UserError(f"--layers {text!r} is neither like 18,19,20 nor like 0.3:0.6 (relative depth)") from None
+    if not chosen:
+        raise UserError(f"--layers {text!r} leaves no layer of {layers}: widen the range")
+    if wrong := [layer for layer in chosen if not 1 <= layer < layers]:
+        last = f"; layer {layers} is collected after the final norm" if layers in wrong else ""
+        raise UserError(f"--layers: {wrong[0]} cannot be steered, choose from 1 to {layers - 1}{last}")
+    return chosen

@@ -1,0 +1,72 @@
+"""Prompt files: what is right is read in order, what is wrong is named by its line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from repe.errors import UserError
+from repe.prompts import Prompt, read_prompts
+
+GOOD = {"id": "a", "lang": "en", "prompt": "Help me.", "harmful": False}
+
+
+def write(folder: Path, *lines: object) -> Path:
+    path = folder / "prompts.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines), encoding="utf-8")
+    return path
+
+
+def test_prompts_come_in_the_files_order_and_ids_may_be_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD | {"lang": "zh", "prompt": "帮我。"}, "", GOOD, GOOD | {"id": 7, "harmful": True})
+    assert read_prompts(path) == [
+        Prompt("a", "zh", "帮我。", False),
+        Prompt("a", "en", "Help me.", False),
+        Prompt("7", "en", "Help me.", True),
+    ]
+    assert [prompt.lang for prompt in read_prompts(path, ["en"])] == ["en", "en"]
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_prompts(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: no JSON object"),
+        ([GOOD], "line 2: no JSON object"),
+        ("[" * 100_000, "line 2: no JSON object"),
+        ({name: value for name, value in GOOD.items() if name != "prompt"}, "line 2: 'prompt' is missing"),
+        (GOOD | {"harmful": "no"}, "line 2: 'harmful' is \"no\", not true or false"),
+        (GOOD | {"id": True}, "line 2: 'id' is true, not text"),
+        (GOOD | {"prompt": 3}, "line 2: 'prompt' is 3, not text"),
+        (GOOD | {"prompt": "  "}, "line 2: 'id' or 'prompt' is blank"),
+        (GOOD | {"lang": "../x"}, "line 2: 'lang' is no plain name"),
+        (GOOD | {"prompt": "\ud800"}, "line 2: half a surrogate pair"),
+        (GOOD, "line 2: the id 'a' is there twice in en"),
+    ],
+)
+def test_a_faulty_line_is_named(line: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        read_prompts(write(tmp_path, GOOD, line))
+    assert message in str(error.value)
+
+
+def test_many_faults_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"line 5: no JSON object; and 3 more$"):
+        read_prompts(write(tmp_path, *["x"] * 8))
+
+
+def test_a_file_without_what_is_asked_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no prompt in fr, but in en: choose among these with --target-lang"):
+        read_prompts(write(tmp_path, GOOD), ["en", "fr"])
+    with pytest.raises(UserError, match="holds no prompt"):
+        read_prompts(write(tmp_path, ""))
+    with pytest.raises(UserError, match="--prompts"):
+        read_prompts(tmp_path / "none.jsonl")
+    (tmp_path / "latin.jsonl").write_bytes("é".encode("latin-1"))
+    with pytest.raises(UserError, match="UTF-8"):
+        read_prompts(tmp_path / "latin.jsonl")
