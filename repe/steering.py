@@ -53,7 +53,8 @@ def steered(
     try:
         for layer, activation in activations.items():
             steer = _Steer(activation, operator, places)
-            handles.append(blocks[layer - 1].register_forward_hook(steer.hook))
+            # Before the hooks that Transformers reads `hidden_states` with, so that those show what was steered.
+            handles.append(blocks[layer - 1].register_forward_hook(steer.hook, prepend=True))
         yield
     finally:
         for handle in handles:
@@ -113,47 +114,87 @@ class _Steer:
     """The hook of one block."""
 
     def __init__(self, activation: torch.Tensor, operator: str, places: _Places) -> None:
-        self.activation = activation
+        self.activation = Activation(activation)
         self.operator = operator
         self.places = places
-        self.cached: dict[tuple[torch.device, torch.dtype, int], torch.Tensor] = {}
 
     def hook(self, _block: nn.Module, _inputs: Any, output: Any) -> Any:
         if not self.places.any:
             return output
-        # Blocks give a tensor in some architectures, in others a tuple that begins with it.
-        states = output[0] if isinstance(output, tuple) else output
-        changed = states + self._change(states)
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-    def _change(self, states: torch.Tensor) -> torch.Tensor:
-        """What is added to `states` (rows, tokens, hidden), zero where nothing is."""
-        activation = self._activation(states)
-        change = activation
-        if self.operator != "linear_comb":
-            # In float32: products of half-precision states overflow.
-            wide, along = states.float(), activation.float()
-            length = along.norm(dim=-1, keepdim=True)
-            unit = along / length.clamp_min(torch.finfo(torch.float32).tiny)
-            component = (wide * unit).sum(dim=-1, keepdim=True)
-            wide_change = along * component.sign() if self.operator == "piecewise_linear" else -component * along
-            change = wide_change.to(states.dtype)
+        states = states_of(output)
+        added = change(states, self.activation.fitted(states), self.operator)
         mask = self.places.mask
-        return change if mask is None else change * mask[..., None].to(device=states.device, dtype=states.dtype)
+        if mask is not None:
+            added = added * mask[..., None].to(device=states.device, dtype=states.dtype)
+        return with_states(output, states + added)
 
-    def _activation(self, states: torch.Tensor) -> torch.Tensor:
-        """The activation as (1 or rows, 1, hidden), where and in the number type that the block computes in."""
-        rows = states.shape[0]
+
+def states_of(output: Any) -> torch.Tensor:
+    """The states (rows, tokens, hidden) in what a block or a part of one gives."""
+    # A tensor in some architectures, in others a tuple that begins with it.
+    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return states
+
+
+def with_states(output: Any, states: torch.Tensor) -> Any:
+    """What a block gave, with other states in it."""
+    return (states, *output[1:]) if isinstance(output, tuple) else states
+
+
+def change(states: torch.Tensor, activation: torch.Tensor, operator: str) -> torch.Tensor:
+    """What an operator of `steered` adds to states.
+
+    Args:
+        states: (rows, tokens, hidden).
+        activation: of the same device and dtype, (1 or rows, 1 or tokens, hidden).
+        operator: one of `repe.cli.OPERATORS`.
+
+    Returns:
+        In the states' dtype, of a shape that broadcasts to theirs; zero where the activation is.
+    """
+    if operator == "linear_comb":
+        return activation
+    # In float32: products of half-precision states overflow.
+    wide, along = states.float(), activation.float()
+    length = along.norm(dim=-1, keepdim=True)
+    unit = along / length.clamp_min(torch.finfo(torch.float32).tiny)
+    component = (wide * unit).sum(dim=-1, keepdim=True)
+    wide_change = along * component.sign() if operator == "piecewise_linear" else -component * along
+    return wide_change.to(states.dtype)
+
+
+class Activation:
+    """An activation to steer with, where and in the number type that a block computes in.
+
+    Args:
+        activation: (hidden,) for all rows and tokens, (rows, hidden) for each row of a batch its own, or
+            (1 or rows, 1 or tokens, hidden).
+    """
+
+    def __init__(self, activation: torch.Tensor) -> None:
+        if activation.dim() == 1:
+            activation = activation[None]
+        self.activation = activation[:, None] if activation.dim() == 2 else activation
+        self.cached: dict[tuple[torch.device, torch.dtype, int], torch.Tensor] = {}
+
+    def fitted(self, states: torch.Tensor) -> torch.Tensor:
+        """The activation for `states` (rows, tokens, hidden): (1 or rows, 1 or tokens, hidden).
+
+        Raises:
+            ValueError: it has another width than the states, or rows that the batch's are no multiple of.
+        """
+        rows, _, hidden = states.shape
         key = states.device, states.dtype, rows
         if key not in self.cached:
-            row = self.activation.to(states.device, states.dtype)
-            row = row[None] if row.dim() == 1 else row
-            if rows % len(row):
-                raise ValueError(f"activations of {len(row)} rows for a batch of {rows}")
-            if len(row) > 1:
+            own = self.activation.to(states.device, states.dtype)
+            if own.shape[-1] != hidden:
+                raise ValueError(f"activations of width {own.shape[-1]} for states of width {hidden}")
+            if rows % len(own):
+                raise ValueError(f"activations of {len(own)} rows for a batch of {rows}")
+            if len(own) > 1:
                 # Beams of a row stand one after the other.
-                row = row.repeat_interleave(rows // len(row), dim=0)
-            self.cached[key] = row[:, None]
+                own = own.repeat_interleave(rows // len(own), dim=0)
+            self.cached[key] = own
         return self.cached[key]
 
 
@@ -168,7 +209,8 @@ def unit_directions(directions: np.ndarray, signs: np.ndarray) -> torch.Tensor:
         float32 (layers, hidden).
     """
     first = torch.from_numpy(directions[:, 0]).float()
-    return torch.from_numpy(signs[:, :1]).float() * first / first.norm(dim=-1, keepdim=True)
+    unit: torch.Tensor = first / first.norm(dim=-1, keepdim=True)
+    return torch.from_numpy(signs[:, :1]).float() * unit
 
 
 def parse_layers(text: str, layers: int) -> list[int]:
