@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from repe.heat_maps import heat_maps
-from repe.print_style import HUES, PAGE_WIDTH, in_print_style, near_square, new_figure
+from repe.print_style import HUES, PAGE_WIDTH, TEXT, in_print_style, near_square, new_figure
 
 # What is drawn, in this order: baseline, harmful prompts or not, name, colour, dashes.
 _LINES: tuple[tuple[str, bool, str, str, Any], ...] = (
@@ -37,7 +37,7 @@ def refusal_panels(measures: pd.DataFrame, source: str) -> Figure:
     drawn: set[int] = set()
     for axes, target in zip(grid.flat, targets, strict=False):
         axes.set_title(f"{target} (source)" if target == source else target)
-        drawn |= _panel(axes, measures[measures["target"] == target])
+        drawn |= _panel(axes, measures[measures["target"] == target], target == source)
         axes.set_ylim(-0.04, 1.04)
         axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
     for axes in grid.flat[len(targets) :]:
@@ -46,8 +46,8 @@ def refusal_panels(measures: pd.DataFrame, source: str) -> Figure:
     for column in range(columns):
         lowest = [axes for axes in grid[:, column] if axes.axison][-1]
         lowest.tick_params(labelbottom=True)
-    figure.supxlabel("Strength")
-    figure.supylabel("Refusal rate")
+    figure.supxlabel("Strength", fontsize=TEXT)
+    figure.supylabel("Refusal rate", fontsize=TEXT)
     handles = [Line2D([], [], color=colour, linestyle=dashes, label=name) for _, _, name, colour, dashes in _LINES]
     handles.append(Line2D([], [], color="0.25", linewidth=0.6, label="not steered, harmful prompts"))
     shown = [handle for place, handle in enumerate(handles) if place in drawn]
@@ -55,12 +55,13 @@ def refusal_panels(measures: pd.DataFrame, source: str) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, rows: pd.DataFrame) -> set[int]:
+def _panel(axes: Axes, rows: pd.DataFrame, is_source: bool) -> set[int]:
     """Draw one target's lines; which of them there are."""
     drawn = set()
     for place, (baseline, harmful, _, colour, dashes) in enumerate(_LINES):
         line = rows[(rows["baseline"] == baseline) & (rows["harmful"] == harmful)].sort_values("strength")
-        if line.empty:
+        # The source's own vector is the source's vector.
+        if line.empty or (is_source and baseline == "target_vector"):
             continue
         drawn.add(place)
         axes.plot(

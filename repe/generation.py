@@ -1,7 +1,6 @@
 """Generating replies in batches, and what a model makes of a reply: its likelihood."""
 
 import inspect
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +11,11 @@ import torch
 import transformers
 from torch.nn import functional
 
+from repe.batching import batches, generation_budget
 from repe.errors import UserError
-from repe.hidden_states import batches, encode
+from repe.hidden_states import encode
 from repe.models import Model
 from repe.prompts import Prompt
-
-# Decoding runs one token of each row at a time: so many times the rows of a plain forward pass still pay.
-ROWS_FACTOR = 4
 
 
 @dataclass(frozen=True)
@@ -96,8 +93,7 @@ def prompt_batches(
             f"prompts {', '.join(bad[:5])}{more}: none may be empty, nor have more tokens than {model.label} takes "
             f"({most}) less the reply's {max_new_tokens}: shorten them, or give a smaller --max-new-tokens"
         )
-    lengths = [math.ceil((len(ids) + max_new_tokens) / ROWS_FACTOR) for ids in tokens]
-    found = batches(lengths, model.device.type, batch_size)
+    found = batches([len(ids) + max_new_tokens for ids in tokens], generation_budget(model), batch_size)
     return [PromptBatch([prompts[row] for row in rows], [tokens[row] for row in rows]) for rows in found]
 
 
@@ -115,17 +111,21 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], decoding: Decoding,
         Token ids of each reply, without what ends it.
 
     Raises:
-        UserError: logits are not finite.
+        UserError: logits are not finite, or the batch does not fit into memory.
     """
     ids, mask = _padded_left(prompts, model)
     ends = {*end_tokens(model)}
     with _seeded(decoding.seed, seed):
-        output = model.lm.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            generation_config=decoding.config(model),
-            logits_processor=transformers.LogitsProcessorList([_Finite(model)]),
-        )
+        try:
+            output = model.lm.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=decoding.config(model),
+                logits_processor=transformers.LogitsProcessorList([_Finite(model)]),
+            )
+        except torch.OutOfMemoryError as error:
+            size = f"{len(prompts)} prompts of {ids.shape[1]} tokens"
+            raise UserError(f"{model.label}: {size} do not fit into memory: give a smaller --batch-size") from error
     replies = output[:, ids.shape[1] :].tolist()
     return [reply[: next((place for place, id in enumerate(reply) if id in ends), len(reply))] for reply in replies]
 

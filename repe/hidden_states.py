@@ -12,11 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from repe.batching import in_batches
 from repe.errors import UserError
 from repe.models import Model
-
-# Padded tokens a batch with `--batch-size auto`: enough to fill the arithmetic units, little enough for any machine.
-AUTO_TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 4096}
 
 
 @torch.inference_mode()
@@ -25,6 +23,8 @@ def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None
 
     Texts of like length share a batch. They are padded on the right whatever the tokenizer's side: a causal model then
     needs neither shifted positions nor a mask for the tokens that count, and an encoder has its mask.
+
+    Where a batch does not fit into memory, half of it is tried, and batches stay that small from then on.
 
     Args:
         model: trunk, tokenizer and template.
@@ -35,22 +35,22 @@ def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None
         (layers, texts, hidden) in the model's dtype, on the device that token ids go to; texts in the order given.
 
     Raises:
-        UserError: a text has no token or more than the model has positions for; a state is not finite.
+        UserError: a text has no token or more than the model has positions for; a state is not finite; a single text
+            does not fit into memory.
     """
     tokens = tokenize(model, texts)
     states = torch.empty(model.layers, len(texts), model.hidden_size, dtype=model.dtype, device=model.device)
     with _kept_last_tokens([*model.blocks][:-1]) as kept:
-        for rows in batches([len(ids) for ids in tokens], model.device.type, batch_size):
+
+        def run(rows: list[int]) -> None:
             ids, mask, last = _padded([tokens[row] for row in rows], model)
             kept.start(last)
-            try:
-                output = model.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            except torch.OutOfMemoryError as error:
-                size = f"{ids.shape[0]} texts of {ids.shape[1]} tokens"
-                raise UserError(f"{model.label}: {size} do not fit into memory: give a smaller --batch-size") from error
+            output = model.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             index = torch.tensor(rows, device=states.device)
             for layer, state in enumerate([*kept.states, _rows(output, last)]):
                 states[layer, index] = state.to(states.device)
+
+        in_batches(run, [len(ids) for ids in tokens], model, batch_size)
     _check_finite(model, states, texts)
     return states
 
@@ -106,22 +106,6 @@ def _cut(model: Model, text: str, most: int) -> list[int]:
 def shorten(text: str, length: int = 60) -> str:
     """`text` in quotes, cut for a message."""
     return repr(text if len(text) <= length else f"{text[:length]}...")
-
-
-def batches(lengths: Sequence[int], device: str, batch_size: int | None) -> Iterator[list[int]]:
-    """Indices of texts by falling length, so that padding is rare and the largest batch comes first.
-
-    Args:
-        lengths: tokens of each text.
-        device: its type decides the budget of padded tokens where `batch_size` is None.
-        batch_size: texts a batch, or None.
-    """
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    start = 0
-    while start < len(order):
-        size = batch_size or max(1, AUTO_TOKENS[device] // max(1, lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
 
 
 def _padded(tokens: list[list[int]], model: Model) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

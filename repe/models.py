@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -43,6 +43,8 @@ class Model:
     """Longest text that the positions allow; None where there is no limit."""
     truncate: bool = False
     """Whether longer texts are cut instead of refused."""
+    limits: dict[str, int] = field(default_factory=dict)
+    """Texts and padded tokens that a batch may have, once memory has run out (see `repe.batching`)."""
     lm: Any = None
     """The trunk under its vocabulary head, to generate with; None where only states are asked for."""
 

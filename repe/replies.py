@@ -22,6 +22,9 @@ UNKNOWN = "unknown"
 # Codes of the identifier for what counts as the project's: short Indonesian is often taken for Malay, its sister.
 _CODES = {"zh-Hant": "zh", "ms": "id"}
 
+# A letter, or a vowel sign of Tamil or Telugu, which regular expressions do not count as part of a word.
+_WORD = r"[\w\u0b80-\u0c7f]"
+
 # How a classifier may call its label for a refusal.
 _REFUSAL_LABEL = re.compile(r"refus|reject", re.IGNORECASE)
 
@@ -41,7 +44,7 @@ def _pattern(kind: str) -> re.Pattern[str]:
     lists = json.loads(PHRASES.read_text(encoding="utf-8"))
     phrases = sorted({_folded(phrase) for language in LANGUAGES for phrase in lists[language][kind]})
     # Languages with spaces between words: no phrase begins within a word. Others: anywhere.
-    parts = [rf"(?<!\w){re.escape(text)}" if _is_spaced(text) else re.escape(text) for text in phrases]
+    parts = [rf"(?<!{_WORD}){re.escape(text)}" if _is_spaced(text) else re.escape(text) for text in phrases]
     joined = "|".join(parts)
     return re.compile(rf"\W*(?:{joined})" if kind == "following" else joined)
 

@@ -21,7 +21,8 @@ import transformers
 from conftest import ROOT, byte_tokenizer
 from sklearn.decomposition import PCA
 
-from repe.hidden_states import batches, last_token_states, tokenize
+from repe.batching import AUTO_TOKENS, batches
+from repe.hidden_states import last_token_states, tokenize
 from repe.models import Model, find_blocks
 from repe.principal import principal_component
 from repe.recognition import accuracy, correct_pairs
@@ -64,7 +65,7 @@ def bench_extraction() -> list[Row]:
 
     def bare() -> None:
         with torch.inference_mode():
-            for rows in batches([len(row) for row in ids], "cpu", None):
+            for rows in batches([len(row) for row in ids], AUTO_TOKENS["cpu"], None):
                 batch = tokenizer.pad(
                     {"input_ids": [ids[row] for row in rows]}, padding_side="right", return_tensors="pt"
                 )

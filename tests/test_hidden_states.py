@@ -10,8 +10,9 @@ from conftest import FAMILIES, LAYERS, build, byte_tokenizer
 from transformers import AutoModel, AutoTokenizer
 
 from repe import hub, models
+from repe.batching import batches
 from repe.errors import UserError
-from repe.hidden_states import batches, last_token_states, tokenize
+from repe.hidden_states import last_token_states, tokenize
 from repe.models import Model
 from repe.templates import Template
 
@@ -123,12 +124,12 @@ def test_half_precision_states_keep_the_models_dtype(model_folders: dict[str, Pa
 def test_batches_hold_every_text_once_longest_first() -> None:
     lengths = [5, 900, 7, 7, 1, 2000, 3000, 4]
     for batch_size in (None, 1, 3):
-        found = list(batches(lengths, "cpu", batch_size))
+        found = list(batches(lengths, 2048, batch_size))
         assert sorted(row for rows in found for row in rows) == list(range(len(lengths)))
         in_order = [lengths[row] for rows in found for row in rows]
         assert in_order == sorted(lengths, reverse=True)
         assert all(len(rows) <= (batch_size or len(rows)) for rows in found)
-    assert [len(rows) for rows in batches([600] * 5, "cpu", None)] == [3, 2]
+    assert [len(rows) for rows in batches([600] * 5, 2048, None)] == [3, 2]
 
 
 def test_the_template_surrounds_each_text(model_folders: dict[str, Path]) -> None:
@@ -151,3 +152,43 @@ def test_truncation_cuts_the_text_and_keeps_the_template(model_folders: dict[str
     assert whole == tokenize(load(model_folders["gpt2"], "Q: {input} A:"), [short])[0]
     with pytest.raises(UserError, match="the template alone is longer than the 256 tokens"):
         tokenize(replace(model, template=Template("x" * 300 + "{input}", True)), ["a"])
+
+
+class Crowded(torch.nn.Module):
+    """A trunk whose memory holds so many padded tokens and no more."""
+
+    def __init__(self, trunk: torch.nn.Module, most: int) -> None:
+        super().__init__()
+        self.trunk, self.most, self.sizes = trunk, most, []
+        self.config = trunk.config
+
+    def forward(self, input_ids: torch.Tensor, **options: object) -> object:
+        self.sizes.append(len(input_ids))
+        if input_ids.numel() > self.most:
+            raise torch.OutOfMemoryError
+        return self.trunk(input_ids=input_ids, **options)
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+def test_where_memory_runs_out_batches_are_halved_and_stay_small(
+    batch_size: int | None, model_folders: dict[str, Path]
+) -> None:
+    model = load(model_folders["llama"])
+    texts = [f"{number:03d} a dog" for number in range(16)]  # 10 tokens each
+    crowded = replace(model, trunk=Crowded(model.trunk, most=25))
+    states = last_token_states(crowded, texts, batch_size)
+    torch.testing.assert_close(states, last_token_states(model, texts), rtol=1e-4, atol=1e-5)
+    first = batch_size or 16
+    assert crowded.trunk.sizes[: crowded.trunk.sizes.index(2)] == [
+        first // 2**step for step in range(first.bit_length() - 2)
+    ]
+    crowded.trunk.sizes.clear()
+    last_token_states(crowded, texts, batch_size)
+    assert set(crowded.trunk.sizes) == {2}
+
+
+def test_a_text_that_does_not_fit_alone_is_an_error(model_folders: dict[str, Path]) -> None:
+    model = load(model_folders["llama"])
+    crowded = replace(model, trunk=Crowded(model.trunk, most=5))
+    with pytest.raises(UserError, match="a text of 10 tokens does not fit into memory"):
+        last_token_states(crowded, ["001 a dog", "a"])

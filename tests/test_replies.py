@@ -46,6 +46,12 @@ def test_replies_as_large_models_write_them(reply: str, refused: bool, followed:
     assert (is_refusal(reply), is_following(reply)) == (refused, followed)
 
 
+def test_no_phrase_begins_within_a_word_of_any_script() -> None:
+    for language in ("en", "fi", "ta", "te"):
+        for phrase in LISTS[language]["refusal"]:
+            assert not is_refusal(f"{'நீ' if language == 'ta' else 'నే' if language == 'te' else 'x'}{phrase}"), phrase
+
+
 def test_a_willing_phrase_counts_at_the_beginning_alone() -> None:
     assert is_following('  "Of course, let us begin.')
     assert not is_following("That is a matter of course, let us begin.")
