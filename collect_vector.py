@@ -17,6 +17,7 @@ def main(args: argparse.Namespace) -> None:
     from repe import selection, stages
     from repe.collection import collect
     from repe.results import VectorFile
+    from repe.state_cache import StateSource
 
     chosen = selection.model(args)
     wanted = selection.concepts_and_languages(args)
@@ -30,11 +31,12 @@ def main(args: argparse.Namespace) -> None:
     meta = stages.checked_meta(args, chosen, files, pending, splits)
     if not stages.anything(pending, files, "vectors"):
         return
-    model = chosen.load()
+    source = StateSource(chosen, meta, args)
     for concept, language in stages.progress(pending, "collecting"):
-        entry = collect(model, splits[concept, language], concept, language, args)
-        digests = {"data": {language: splits[concept, language].sha256}}
-        files[concept].add(meta | digests, model.layers, {"languages": {language: entry}}, args.overwrite)
+        split = splits[concept, language]
+        entry = collect(source.of(split), split, concept, language, args)
+        digests = {"data": {language: split.sha256}}
+        files[concept].add(meta | digests, len(entry["directions"]), {"languages": {language: entry}}, args.overwrite)
     stages.report(pending, files, "vectors")
 
 

@@ -25,6 +25,7 @@ def recognize_all(args: argparse.Namespace) -> None:
     from repe import selection, stages
     from repe.recognition import recognize
     from repe.results import AccuracyFile, VectorFile
+    from repe.state_cache import StateSource
 
     chosen = selection.model(args)
     wanted = selection.concepts_and_languages(args)
@@ -39,18 +40,20 @@ def recognize_all(args: argparse.Namespace) -> None:
     meta = stages.checked_meta(args, chosen, files, pending, splits, vector_files=vector_files)
     if not stages.anything(pending, files, "accuracies"):
         return
-    model = chosen.load()
+    source = StateSource(chosen, meta, args)
     for concept, target in stages.progress(pending, "recognising"):
         untried = [*wanted[concept]] if args.overwrite else files[concept].untried(target, wanted[concept])
         if not untried:  # another run was faster
             continue
-        missing = {source: sources[concept][source] for source in untried}
-        rows = recognize(model, splits[concept, target], target, missing, args)
+        missing = {language: sources[concept][language] for language in untried}
+        layers = len(next(iter(missing.values())).directions)
+        split = splits[concept, target]
+        rows = recognize(source.of(split), split, target, missing, args)
         digests = {
-            "data": {target: splits[concept, target].sha256},
-            "vectors": {source: vectors.digest for source, vectors in missing.items()},
+            "data": {target: split.sha256},
+            "vectors": {language: vectors.digest for language, vectors in missing.items()},
         }
-        files[concept].add(meta | digests, model.layers, rows, args.overwrite)
+        files[concept].add(meta | digests, layers, rows, args.overwrite)
     stages.report(pending, files, "accuracies")
 
 

@@ -97,6 +97,9 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="default: auto, as published on a GPU, float32 on a CPU",
     )
+    group.add_argument(
+        "--cache-states", type=Path, metavar="DIR", help="keep all texts' states there, and run no text twice"
+    )
     group.add_argument("--truncate", action="store_true", help="cut texts that are too long (default: refuse them)")
     group.add_argument(
         "--batch-size", type=_batch_size, metavar="auto|N", help="texts a batch (default: auto, by number of tokens)"

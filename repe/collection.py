@@ -7,10 +7,9 @@ from typing import Any
 import torch
 
 from repe.data import Split, train_size
-from repe.hidden_states import last_token_states
-from repe.models import Model
 from repe.paper import TRAIN_SHARE
 from repe.rep_readers import READERS, RandomRepReader, RepReader
+from repe.state_cache import States
 
 
 def fitted_on(train_pairs: int) -> int:
@@ -25,16 +24,17 @@ def new_reader(method: str, seed: int, concept: str, language: str) -> RepReader
     return READERS[method]()
 
 
-def collect(model: Model, split: Split, concept: str, language: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Collect a language's vectors: run the training texts, fit the readers.
+def collect(states_of: States, split: Split, concept: str, language: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Collect a language's vectors: the training texts' states, and the readers fitted on them.
 
     Args:
-        args: direction_method, seed, batch_size, no_validation as on the command line.
+        states_of: gives texts' states.
+        args: direction_method, seed, no_validation as on the command line.
 
     Returns:
         What `reader_dict.pt` keeps of the language, see `vectors_entry`.
     """
-    states = last_token_states(model, split.train_texts(), args.batch_size).unflatten(1, (len(split.train), 2))
+    states = states_of(split.train_texts()).unflatten(1, (len(split.train), 2))
     readers = [new_reader(args.direction_method, args.seed, concept, language) for _ in range(2)]
     return vectors_entry(states, split, readers[0], None if args.no_validation else readers[1])
 

@@ -56,6 +56,8 @@ class Split:
     labels: tuple[tuple[bool, bool], ...]
     """For each training pair, which of its two shuffled texts is labelled positive (wrong ones with random labels)."""
     test: tuple[Pair, ...]
+    pairs: tuple[Pair, ...]
+    """All of the file's, in its order."""
 
     def train_texts(self) -> list[str]:
         """The training texts, two a pair, each pair in its shuffled order."""
@@ -234,9 +236,8 @@ def split_pairs(dataset: Dataset, split: float = TRAIN_SHARE, random_labels: boo
     positive_first = tuple(label[0] for label in labels)
     if random_labels:
         labels = [_shuffled(label, generator) for label in labels]
-    return Split(
-        dataset.sha256, tuple(train), positive_first, tuple((label[0], label[1]) for label in labels), tuple(test)
-    )
+    sides = tuple((label[0], label[1]) for label in labels)
+    return Split(dataset.sha256, tuple(train), positive_first, sides, tuple(test), dataset.pairs)
 
 
 def _shuffled(items: list[bool], generator: random.Random) -> list[bool]:

@@ -11,10 +11,9 @@ import torch
 from repe.collection import fitted_on
 from repe.data import Split, texts_of
 from repe.errors import UserError
-from repe.hidden_states import last_token_states
-from repe.models import Model
 from repe.rep_readers import READERS
 from repe.results import AccuracyFile, Vectors
+from repe.state_cache import States
 
 
 def correct_pairs(directions: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
@@ -56,15 +55,16 @@ def stacked_directions(vectors: Sequence[Vectors], signed: bool, prefix: str = "
 
 
 def recognize(
-    model: Model, split: Split, target: str, sources: Mapping[str, Vectors], args: argparse.Namespace
+    states_of: States, split: Split, target: str, sources: Mapping[str, Vectors], args: argparse.Namespace
 ) -> dict[str, Any]:
     """Recognise one target language's pairs with the vectors of every source language.
 
     Args:
+        states_of: gives texts' states.
         split: the target language's pairs.
         target: its code.
         sources: vectors by source language, of the same model.
-        args: direction_method, no_validation and batch_size as on the command line.
+        args: direction_method and no_validation as on the command line.
 
     Returns:
         New rows for `acc.pt`, by table, for this target.
@@ -72,7 +72,6 @@ def recognize(
     Raises:
         UserError: the vectors do not fit the model.
     """
-    _check_fit(model, sources)
     signed = READERS[args.direction_method].signed_recognition
     validating = {
         source: one
@@ -80,7 +79,8 @@ def recognize(
         if "validation_directions" in one.details and not args.no_validation
     }
     held_out = split.train[fitted_on(len(split.train)) :] if validating else ()
-    states = last_token_states(model, texts_of([*split.test, *held_out]), args.batch_size).unflatten(1, (-1, 2))
+    states = states_of(texts_of([*split.test, *held_out])).unflatten(1, (-1, 2))
+    _check_fit(states, sources)
     correct = correct_pairs(stacked_directions([*sources.values()], signed), states[:, : len(split.test)]).cpu()
     rows: dict[str, Any] = {
         "accuracy": _by_source(sources, target, accuracy(correct)),
@@ -99,13 +99,14 @@ def _by_source(sources: Mapping[str, Vectors], target: str, rows: torch.Tensor) 
     return {source: {target: row} for source, row in zip(sources, rows, strict=True)}
 
 
-def _check_fit(model: Model, sources: Mapping[str, Vectors]) -> None:
+def _check_fit(states: torch.Tensor, sources: Mapping[str, Vectors]) -> None:
+    expected = (states.shape[0], states.shape[-1])
     for source, vectors in sources.items():
         layers, _, hidden = vectors.directions.shape
-        if (layers, hidden) != (model.layers, model.hidden_size):
+        if (layers, hidden) != expected:
             raise UserError(
-                f"the vectors of {source} are of another model ({layers} layers of {hidden}) than {model.label} "
-                f"({model.layers} layers of {model.hidden_size}): collect them again, or name the right model"
+                f"the vectors of {source} are of another model ({layers} layers of {hidden}) than the one named "
+                f"({expected[0]} layers of {expected[1]}): collect them again, or name the right model"
             )
 
 
