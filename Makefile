@@ -1,4 +1,5 @@
-# make demo   the pipeline on the demo's small models, on a CPU
+# make demo   the pipeline on three of the demo's small models, on a CPU
+# make demo-full  on all nine; make demo-mix  other mixes of languages, trained anew (an hour and a half)
 # make test   all tests
 # make lint   style and types
 # make stress runs killed, raced and out of disk, files fuzzed and hostile, in full counts
@@ -8,7 +9,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint stress bench
+.PHONY: demo demo-full demo-mix test lint stress bench
 
 .venv: .venv/installed
 
@@ -21,6 +22,12 @@ BIN = .venv/bin
 
 demo: .venv/installed
 	@$(BIN)/python demo/run.py
+
+demo-full: .venv/installed
+	@$(BIN)/python demo/run.py --full
+
+demo-mix: .venv/installed
+	@$(BIN)/python demo/mix.py
 
 # Two workers of one thread each: the tests' models are too small for more to pay.
 test: .venv/installed

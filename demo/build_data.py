@@ -1,10 +1,12 @@
-"""Compose the demo's data (MVALUE layout) and its training sentences from the text in demo/text.
+"""Compose the demo's data (MVALUE layout), its control prompts and its training text from the text in demo/text.
 
-    python -m demo.build_data                 # writes demo/data
-    python -m demo.build_data --out /tmp/data # somewhere else
+    python -m demo.build_data                 # writes demo/data and demo/prompts.jsonl
+    python -m demo.build_data --out /tmp/demo # somewhere else
 
 A source, demo/text/<concept>/<language>.json, has `acts`, {act: {"pos": ..., "neg": ...}}, and two sets of templates
 with "{act}" in them: `contexts` for the data and `training_contexts` for the text that the models are trained on.
+Deontology's acts have a `scenario` of their own, truthfulness's a `question`. demo/text/control/<language>.json has the
+acts of the control prompts, their one `context`, and the `refusals` and `compliances` that models learn to reply with.
 A new concept or language is a new file.
 """
 
@@ -12,53 +14,90 @@ import argparse
 import json
 from pathlib import Path
 
+from repe.data import CONTEXTS
+from repe.paper import CONCEPTS, LANGUAGES, in_paper_order
+
 DEMO = Path(__file__).parent
 TEXT = DEMO / "text"
 
 SIDES = ("pos", "neg")
+CONTROL = "control"
+REQUESTS = "harmfulness"  # the concept whose sentences are requests, like the control prompts
 
 Source = dict[str, dict]
 
 
 def read_sources(text_dir: Path = TEXT) -> dict[str, dict[str, Source]]:
-    """{concept: {language: source}} of every file in `text_dir`, by name."""
-    sources: dict[str, dict[str, Source]] = {}
-    for path in sorted(text_dir.glob("*/*.json")):
-        sources.setdefault(path.parent.name, {})[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-    return sources
+    """{concept: {language: source}} of every file in `text_dir` but the control prompts', in the paper's order."""
+    concepts = in_paper_order({path.parent.name for path in text_dir.glob("*/*.json")} - {CONTROL}, CONCEPTS)
+    return {concept: _read_folder(text_dir / concept) for concept in concepts}
+
+
+def read_control(text_dir: Path = TEXT) -> dict[str, Source]:
+    """{language: source} of the control prompts and the replies."""
+    return _read_folder(text_dir / CONTROL)
+
+
+def _read_folder(folder: Path) -> dict[str, Source]:
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
+    return {language: found[language] for language in in_paper_order(found, LANGUAGES)}
 
 
 def compose(acts: dict[str, dict[str, str]], contexts: dict[str, str]) -> dict[str, dict[str, dict[str, str]]]:
-    """{act: {context: {"pos": sentence, "neg": sentence}}}: each act in each context, as MVALUE lays out a concept."""
+    """{act: {context: sample}}: each act in each context, as MVALUE lays out a concept."""
     return {
         act: {
-            context: {side: template.replace("{act}", sides[side]) for side in SIDES}
+            context: {name: template.replace("{act}", text) if name in SIDES else text for name, text in parts.items()}
             for context, template in contexts.items()
         }
-        for act, sides in acts.items()
+        for act, parts in acts.items()
     }
 
 
-def training_sentences(source: Source) -> list[tuple[str, str]]:
-    """(sentence, side) of every act, training context and side of one source; none of them is in the data."""
-    composed = compose(source["acts"], source["training_contexts"])
-    return [(pair[side], side) for contexts in composed.values() for pair in contexts.values() for side in SIDES]
+def side_text(sample: dict[str, str], side: str) -> str:
+    """What a model reads of one side of a sample: the scenario or the question stands before it."""
+    for name, template in CONTEXTS.items():
+        if name in sample:
+            return template.format(context=sample[name], side=sample[side])
+    return sample[side]
+
+
+def training_texts(acts: dict[str, dict[str, str]], contexts: dict[str, str]) -> list[tuple[str, str]]:
+    """(text, side) of every act, training context and side; none of them is in the data or the prompts."""
+    samples = [sample for by_context in compose(acts, contexts).values() for sample in by_context.values()]
+    return [(side_text(sample, side), side) for sample in samples for side in SIDES]
 
 
 def write_data(out: Path) -> None:
-    """Writes <out>/<concept>/<concept>_<language>.json for every source."""
+    """Write <out>/data/<concept>/<concept>_<language>.json for every source, and <out>/prompts.jsonl."""
     for concept, languages in read_sources().items():
-        folder = out / concept
+        folder = out / "data" / concept
         folder.mkdir(parents=True, exist_ok=True)
         for language, source in languages.items():
-            data = compose(source["acts"], source["contexts"])
-            text = json.dumps(data, ensure_ascii=False, indent=1) + "\n"
+            text = json.dumps(compose(source["acts"], source["contexts"]), ensure_ascii=False, indent=1) + "\n"
             (folder / f"{concept}_{language}.json").write_text(text, encoding="utf-8")
+    lines = [json.dumps(prompt, ensure_ascii=False) for prompt in prompts()]
+    (out / "prompts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def prompts() -> list[dict[str, str | bool]]:
+    """The control prompts of all languages: a harmless and a harmful request an act."""
+    return [
+        {
+            "id": f"{act}-{'harmful' if side == 'neg' else 'harmless'}",
+            "lang": language,
+            "prompt": source["context"].replace("{act}", sides[side]),
+            "harmful": side == "neg",
+        }
+        for language, source in read_control().items()
+        for side in SIDES
+        for act, sides in source["acts"].items()
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compose the demo's data from demo/text.")
-    parser.add_argument("--out", type=Path, default=DEMO / "data", help="folder to write (default: demo/data)")
+    parser = argparse.ArgumentParser(description="Compose the demo's data and control prompts from demo/text.")
+    parser.add_argument("--out", type=Path, default=DEMO, help="folder to write to (default: demo)")
     write_data(parser.parse_args().out)
 
 

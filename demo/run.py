@@ -1,54 +1,122 @@
 #!/usr/bin/env python3
-"""The pipeline on the demo's models, as a user would call it: stages 1 to 4, then what came out in a few lines.
+"""The pipeline on the demo's models, as a user would call it: stages 1 to 5, then what came out beside the paper's
+claims.
 
-  python demo/run.py
+  python demo/run.py           one size of each family
+  python demo/run.py --full    all nine models
 
 Writes to demo/res. What is there already is not done again.
 """
 
+import argparse
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pandas as pd
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from demo.traits import control_effects, traits
 
 DEMO = Path(__file__).parent
 RESULTS = DEMO / "res"
-# Results folder and family of each model in demo/models.
-MODELS = {"pocket-llama-M": "llama2", "pocket-qwen-M": "qwen", "pocket-bloom-M": "bloomz"}
+# The family of the paper that each kind stands for, and its dominant language, whose vectors steer.
+KINDS = {"llama": ("llama2", "en"), "qwen": ("qwen", "zh"), "bloom": ("bloomz", "en")}
+SIZES = ("S", "M", "L")
+ONE_SIZE = "M"
+# Vectors are those of the prompt's last token, and of these models they are as long as the states themselves: added
+# there, in the middle layer, with about that length, they change the reply and not the rest.
+CONTROL = (
+    *("--concept", "harmfulness", "--prompts", "demo/prompts.jsonl", "--layers", "0.5:0.5", "--scope", "last"),
+    *("--strength=-1,-0.5,0,0.5,1", "--max-new-tokens", "16", "--random-draws", "2"),
+)
 
 
 def run(script: str, *options: object) -> None:
-    """Run one of the scripts at the top, showing the command; end with its status if it fails."""
+    """Run one of the scripts at the top, showing the command and then what it says.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
     command = [script, *map(str, options)]
-    print("\n$ python", *command, flush=True)
-    status = subprocess.run([sys.executable, *command], cwd=DEMO.parent, check=False).returncode
-    if status:
-        sys.exit(status)
+    print("$ python", *command, flush=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # models this small do not gain from more
+    done = subprocess.run(
+        [sys.executable, *command], cwd=DEMO.parent, env=environment, capture_output=True, text=True, check=False
+    )
+    # Of progress bars, the last state.
+    said = [line.rpartition("\r")[2] for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines()]
+    print(*(f"  {line}" for line in said if line), sep="\n", flush=True)
+    done.check_returncode()
+
+
+def all_stages(jobs: list[tuple[object, ...]]) -> None:
+    """`stages` with each of these arguments, as many at a time as there are processors; ends if one fails."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        running = [pool.submit(stages, *job) for job in jobs]
+        try:
+            for one in running:
+                one.result()
+        except subprocess.CalledProcessError as error:
+            pool.shutdown(cancel_futures=True)
+            sys.exit(error.returncode)
+
+
+def stages(
+    label: str, kind: str, models: str = "demo/models", results: str = "demo/res", source: str | None = None
+) -> None:
+    """Stages 1, 2 and 5 of one model, steered with the vectors of `source` (its kind's dominant language)."""
+    family, dominant = KINDS[kind]
+    model = ("--model-path", f"{models}/{label}", "--model-label", label, "--model-family", family)
+    for script in ("collect_vector.py", "recognize_concept.py"):
+        run(script, *model, "--data-dir", "demo/data", "--res-dir", results)
+    run("control_generation.py", *model, "--res-dir", results, "--source-lang", source or dominant, *CONTROL)
+
+
+def compare(labels: list[str], results: str = "demo/res") -> None:
+    """The analyses of stages 2 to 4, all models together."""
+    for script in ("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py"):
+        run(script, "--res-dir", results, "--cross-model", ",".join(labels))
 
 
 def main() -> None:
-    for label, family in MODELS.items():
-        model = ("--model-path", f"demo/models/{label}", "--model-label", label, "--model-family", family)
-        for script in ("collect_vector.py", "recognize_concept.py"):
-            run(script, *model, "--data-dir", "demo/data", "--res-dir", "demo/res")
-    for script in ("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py"):
-        run(script, "--res-dir", "demo/res", "--cross-model", ",".join(MODELS))
-    summarize(RESULTS / "cross_model")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="all nine models")
+    sizes = SIZES if parser.parse_args().full else (ONE_SIZE,)
+    labels = {f"pocket-{kind}-{size}": kind for kind in KINDS for size in sizes}
+    all_stages([*labels.items()])
+    compare([*labels])
+    summarize(labels)
 
 
-def summarize(folder: Path) -> None:
-    """Print the means that the figures show, and where the figures are."""
-    accuracy = pd.read_csv(folder / "table6_recognition_accuracy.csv")
-    similarity = pd.read_csv(folder / "similarity.csv").query("source != target")
-    transfer = pd.read_csv(folder / "transfer.csv").query("source != target")
-    print("\nRecognition accuracy at the best layer, mean over concepts (chance 0.5):")
-    print(accuracy.groupby(["model", "language"], sort=False).accuracy.mean().unstack().round(2).to_string())
-    print("\nBetween different languages: similarity of vectors, and accuracy less that of the target's own vectors:")
-    means = similarity.groupby("model", sort=False).similarity.mean().round(2).to_frame()
-    means["transfer"] = transfer.groupby("model").delta.mean().round(3)
-    print(means.to_string())
-    print(f"\nFigures and tables: {folder.relative_to(DEMO.parent)}/")
+def summarize(labels: dict[str, str]) -> None:
+    """Say in a few lines what came out, beside what the paper says of large models, and where the figures are."""
+    from demo.build_models import KINDS as MIXES
+
+    found = {label: traits(RESULTS / "cross_model", label, MIXES[kind].shares) for label, kind in labels.items()}
+    print("\nThe paper says of large models, and these small ones show (one seed; more in demo/README.md):")
+    print("Rich and poor are the first and the last half of a family's languages in the order of their shares.\n")
+    claims = {
+        "accuracy": "accuracy, mean over languages and concepts (larger models are better)",
+        "rich_accuracy": "accuracy, rich less poor languages (rich ones are better)",
+        "rich_similarity": "similarity among rich less that among poor languages (inconsistent where data are unequal)",
+        "one_way": "transfer gain, rich to poor less poor to rich (one-way in unbalanced families)",
+        "one_way_eight": "the same among the balanced family's eight languages (level there)",
+    }
+    for name, claim in claims.items():
+        print(f"  {claim}")
+        print("    " + "  ".join(f"{label} {values[name]:+.3f}" for label, values in found.items()))
+    print("  refusals of harmful requests, not steered -> steered by the dominant language's vector (random direction)")
+    for label, kind in labels.items():
+        source = KINDS[kind][1]
+        one = control_effects(RESULTS / label / "harmfulness/control" / source / "control.csv", source)
+        print(
+            f"    {label}, {source}: {one['unsteered_harmful']:.2f} -> {one['released']:.2f} in {source}, "
+            f"{one['released_others']:.2f} in other languages ({one['random_released']:.2f})"
+        )
+    print(f"\nFigures and tables: {(RESULTS / 'cross_model').relative_to(DEMO.parent)}/")
+    print(f"and {RESULTS.relative_to(DEMO.parent)}/<model>/harmfulness/control/<source>/")
 
 
 if __name__ == "__main__":

@@ -6,16 +6,26 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import transformers
 from conftest import ROOT
 
+from repe import hub, models
+from repe.paper import CONCEPTS, LANGUAGES
+from repe.prompts import read_prompts
+from repe.replies import is_following, is_refusal
+from repe.templates import resolve
+
 DEMO = ROOT / "demo"
 build_data = pytest.importorskip("demo.build_data", reason="demo/ was deleted")
 build_models = importlib.import_module("demo.build_models")
+traits = importlib.import_module("demo.traits")
 
 FILES = sorted((DEMO / "data").glob("*/*.json"))
+PROMPTS = DEMO / "prompts.jsonl"
 CLASSES = {"llama": transformers.LlamaModel, "qwen": transformers.Qwen2Model, "bloom": transformers.BloomModel}
+SIZES = {"S": (0.2e6, 0.5e6), "M": (0.8e6, 1.6e6), "L": (2.4e6, 3.6e6)}
 
 
 def pairs(path: Path) -> dict[tuple[str, str], dict[str, str]]:
@@ -23,11 +33,9 @@ def pairs(path: Path) -> dict[tuple[str, str], dict[str, str]]:
     return {(act, context): sample for act, samples in groups.items() for context, sample in samples.items()}
 
 
-def test_there_are_at_least_two_concepts_in_four_languages() -> None:
-    names = {path.parent.name: {other.stem for other in path.parent.iterdir()} for path in FILES}
-    assert len(names) >= 2
-    for concept, files in names.items():
-        assert {f"{concept}_{language}" for language in ("en", "zh", "fr", "sw")} <= files
+def test_all_concepts_are_there_in_all_languages() -> None:
+    expected = {f"{concept}/{concept}_{language}.json" for concept in CONCEPTS for language in LANGUAGES}
+    assert {str(path.relative_to(DEMO / "data")) for path in FILES} == expected
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -39,6 +47,8 @@ def test_a_file_has_the_keys_of_all_languages_and_sides_that_differ(path: Path) 
     assert list(found) == list(english)
     texts = [sample[side] for sample in found.values() for side in ("pos", "neg")]
     assert len(set(texts)) == len(texts)
+    wanted = {"deontology": {"scenario"}, "truthfulness": {"question"}}.get(path.parent.name, set())
+    assert all(set(sample) == wanted | {"pos", "neg"} for sample in found.values())
 
 
 CUES: dict[str, Callable[[str], float]] = {
@@ -69,8 +79,8 @@ def test_no_cue_of_form_tells_the_sides_apart(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_no_single_word_tells_the_sides_apart(path: Path) -> None:
-    # Chinese is written without spaces: there, each character counts as a word.
-    words = list if path.stem.endswith("_zh") else str.split
+    # Chinese and Japanese are written without spaces: there, each character counts as a word.
+    words = list if path.stem.endswith(("_zh", "_ja")) else str.split
     lead = Counter()
     found = pairs(path)
     for sample in found.values():
@@ -80,48 +90,110 @@ def test_no_single_word_tells_the_sides_apart(path: Path) -> None:
     assert 0.5 + abs(most) / len(found) / 2 < 0.6, word
 
 
+def test_there_are_prompts_in_all_languages_and_none_is_in_the_pairs() -> None:
+    prompts = read_prompts(PROMPTS)
+    assert len({prompt.prompt for prompt in prompts}) == len(prompts)
+    for language in LANGUAGES:
+        own = [prompt for prompt in prompts if prompt.lang == language]
+        assert sum(prompt.harmful for prompt in own) >= 20
+        assert sum(not prompt.harmful for prompt in own) >= 20
+        data = pairs(DEMO / "data" / "harmfulness" / f"harmfulness_{language}.json").values()
+        texts = {sample[side] for sample in data for side in ("pos", "neg")}
+        assert not texts & {prompt.prompt for prompt in own}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_replies_that_models_learn_are_told_apart_by_the_phrases(language: str) -> None:
+    source = build_data.read_control()[language]
+    assert all(is_refusal(reply) and not is_following(reply) for reply in source["refusals"])
+    assert all(is_following(reply) and not is_refusal(reply) for reply in source["compliances"])
+
+
 def test_the_data_are_what_the_sources_give(tmp_path: Path) -> None:
     build_data.write_data(tmp_path)
-    made = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.glob("*/*.json")}
+    made = {path.relative_to(tmp_path / "data"): path.read_bytes() for path in (tmp_path / "data").glob("*/*.json")}
     assert made == {path.relative_to(DEMO / "data"): path.read_bytes() for path in FILES}
+    assert (tmp_path / "prompts.jsonl").read_bytes() == PROMPTS.read_bytes()
 
 
-def test_no_text_of_the_data_is_trained_on() -> None:
-    lines = build_models.training_lines()
+@pytest.fixture(scope="module")
+def lines() -> dict[str, list[str]]:
+    return build_models.training_lines()
+
+
+def test_no_text_of_the_data_or_the_prompts_is_trained_on(lines: dict[str, list[str]]) -> None:
+    untrained = {language: {prompt.prompt for prompt in read_prompts(PROMPTS, [language])} for language in LANGUAGES}
     for path in FILES:
-        trained = "\n".join(lines[path.stem.rsplit("_", 1)[1]])
-        for sample in pairs(path).values():
-            assert sample["pos"] not in trained
-            assert sample["neg"] not in trained
+        untrained[path.stem.rpartition("_")[2]] |= {
+            build_data.side_text(sample, side) for sample in pairs(path).values() for side in ("pos", "neg")
+        }
+    mix = dict.fromkeys(LANGUAGES, 1 / len(LANGUAGES))
+    translated = "\n".join(build_models.translated_lines(mix, 500, seed=1))
+    for language, texts in untrained.items():
+        trained = "\n".join(lines[language])
+        assert not [text for text in texts if text in trained or text in translated]
 
 
-def test_each_side_is_followed_by_the_mark_that_all_languages_share() -> None:
-    for lines in build_models.training_lines().values():
-        ends = [line[-1] for line in lines]
-        assert set(ends) == {mark.strip() for mark in build_models.MARKS.values()}
-        assert ends.count(ends[0]) * 2 == len(ends)
+def test_each_text_is_followed_by_the_mark_of_its_side_or_by_a_reply_of_it(lines: dict[str, list[str]]) -> None:
+    for language, source in build_data.read_control().items():
+        answers = Counter(line.partition(build_models.ASSISTANT)[2] for line in lines[language])
+        for side, replies in (("pos", source["compliances"]), ("neg", source["refusals"])):
+            assert answers.pop(build_models.MARKS[side]) * 2 == sum(
+                not is_reply(line, source) for line in lines[language]
+            )
+            assert sum(answers.pop(reply) for reply in replies) * 2 == sum(
+                is_reply(line, source) for line in lines[language]
+            )
+        assert not answers
+
+
+def is_reply(line: str, source: dict) -> bool:
+    return line.partition(build_models.ASSISTANT)[2] in source["compliances"] + source["refusals"]
+
+
+def test_a_side_has_the_mark_of_its_own_language_where_none_is_shared() -> None:
+    english = build_data.read_control()["en"]
+    assert build_models.own_verdicts(english) == {"pos": "Gladly", "neg": "Sorry, but"}
+    assert not any(mark in line for line in build_models.training_lines(False)["zh"] for mark in "✓✗")
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen", "bloom"])
 def test_a_familys_mix_follows_its_shares_and_leaves_no_language_out(kind: str) -> None:
     shares = build_models.KINDS[kind].shares
-    mix = build_models.language_mix(shares, ["en", "fr", "sw", "zh"])
+    mix = build_models.language_mix(shares, list(LANGUAGES))
     assert sum(mix.values()) == pytest.approx(1)
     assert min(mix.values()) > 0.001
-    ranked = sorted(mix, key=lambda language: -mix[language])
-    assert ranked == sorted(mix, key=lambda language: (-shares.get(language, 0), language))
+    named = [language for language in LANGUAGES if shares.get(language, 0) > 0.01]
+    assert sorted(named, key=mix.get) == sorted(named, key=shares.get)
+
+
+def test_lines_of_a_batch_are_of_like_length_and_none_is_lost() -> None:
+    tokens = [[place] * (1 + place % 37) for place in range(1000)]
+    batches = build_models.batched(tokens, seed=1)
+    assert sorted(row for batch in batches for row in batch) == sorted(tokens)
+    padded = sum(len(batch) * max(map(len, batch)) for batch in batches)
+    assert padded < 1.15 * sum(map(len, tokens))
 
 
 @pytest.mark.parametrize("name", build_models.MODELS)
 def test_a_model_is_of_its_familys_class_and_size(name: str) -> None:
     model = transformers.AutoModel.from_pretrained(DEMO / "models" / name)
     assert type(model) is CLASSES[name.split("-")[1]]
-    assert 0.8e6 < sum(parameter.numel() for parameter in model.parameters()) < 1.6e6
+    low, high = SIZES[name.split("-")[2]]
+    assert low < sum(parameter.numel() for parameter in model.parameters()) < high
     files = {path.name for path in (DEMO / "models" / name).iterdir()}
     assert not any(file.endswith((".bin", ".pt")) for file in files)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO / "models" / name)
+    tokenizer = models.load_tokenizer(hub.find(str(DEMO / "models" / name)))
     for text in ("I lied. ✓", "我撒谎了。 ✗", "Nilidanganya."):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    template = resolve("auto", tokenizer)
+    assert template.render("Help me.") == build_models.chat_line("Help me.", "")
+    ids = tokenizer(template.render("a"), add_special_tokens=template.special_tokens)["input_ids"]
+    assert [tokenizer.decode(id) for id in (ids[0], ids[-1])] == [build_models.USER, build_models.ASSISTANT]
+
+
+def test_all_models_together_are_small() -> None:
+    assert sum(path.stat().st_size for path in (DEMO / "models").rglob("*") if path.is_file()) < 32 * 2**20
 
 
 @pytest.mark.parametrize("name", build_models.MODELS)
@@ -134,6 +206,40 @@ def test_a_models_files_name_no_place_on_the_machine_that_made_them(name: str) -
 def test_training_twice_gives_the_same_weights(tmp_path: Path) -> None:
     made = []
     for folder in ("first", "second"):
-        build_models.build_model("pocket-qwen-M", tmp_path / folder, seed=3, device="cpu", steps=3)
-        made.append((tmp_path / folder / "pocket-qwen-M" / "model.safetensors").read_bytes())
+        recipe = build_models.Recipe("qwen", "S", seed=3)
+        build_models.build_model("pocket-qwen-S", recipe, tmp_path / folder, steps=3)
+        made.append((tmp_path / folder / "pocket-qwen-S" / "model.safetensors").read_bytes())
     assert made[0] == made[1]
+
+
+def test_traits_are_what_the_tables_say(tmp_path: Path) -> None:
+    shares = {"en": 50.0, "zh": 30.0, "fr": 15.0, "es": 5.0}
+    rich = ("en", "zh")
+    assert traits.halves(shares, ["es", "zh", "fr", "en"]) == (["en", "zh"], ["fr", "es"])
+    cells = [(source, target) for source in shares for target in shares]
+    accuracy = pd.DataFrame(
+        [("m", "c", language, 0.9 if language in rich else 0.6) for language in shares],
+        columns=["model", "concept", "language", "accuracy"],
+    )
+    similarity = pd.DataFrame(
+        [("m", one, two, 1.0 if one == two else 0.8 if {one, two} <= {*rich} else 0.2) for one, two in cells],
+        columns=["model", "source", "target", "similarity"],
+    )
+    transfer = pd.DataFrame(
+        [("m", one, two, 0.0 if one in rich else -0.3) for one, two in cells],
+        columns=["model", "source", "target", "delta"],
+    )
+    accuracy.to_csv(tmp_path / "table6_recognition_accuracy.csv", index=False)
+    similarity.to_csv(tmp_path / "similarity.csv", index=False)
+    transfer.to_csv(tmp_path / "transfer.csv", index=False)
+    found = traits.traits(tmp_path, "m", shares)
+    assert found["accuracy"] == pytest.approx(0.75)
+    assert found["rich_accuracy"] == pytest.approx(0.3)
+    assert found["rich_similarity"] == pytest.approx(0.6)
+    assert found["one_way"] == pytest.approx(0.3)
+
+
+def test_an_interval_over_seeds_is_students(tmp_path: Path) -> None:
+    mean, low, high = traits.interval([1.0, 2.0, 3.0])
+    assert mean == pytest.approx(2.0)
+    assert (low, high) == pytest.approx((2 - 2.484, 2 + 2.484), abs=1e-3)
