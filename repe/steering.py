@@ -73,18 +73,13 @@ class _Places:
         self.any = True
 
     def hook(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
-        width = (args[0] if ids is None else ids).shape[1]
-        mask = kwargs.get("attention_mask")
-        # Under a cache the mask is as long as all that has been read, the ids only as what is new.
-        total = width if mask is None else mask.shape[-1]
-        if self.fixed is None and total == width:
-            self.prompt_tokens = width
-        start = total - width
+        start, total, mask = reading(args, kwargs)
+        if self.fixed is None and start == 0:
+            self.prompt_tokens = total
         real = None
         # A token that has just been generated is never padding.
-        if mask is not None and mask.dim() == 2 and start < self.prompt_tokens and not bool(mask[:, start:].all()):
-            real = mask[:, start:].bool()
+        if mask is not None and start < self.prompt_tokens and not bool(mask.all()):
+            real = mask.bool()
         chosen = self._chosen(start, total, real)
         self.any = chosen is None or bool(chosen.any())
         if chosen is not None and real is not None:
@@ -108,6 +103,27 @@ class _Places:
             within = torch.where(real & (place < end), place, -1)
             return place == within.max(dim=1, keepdim=True).values
         return (place >= first) & (place < behind)
+
+
+def reading(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int, torch.Tensor | None]:
+    """What a model that is called with `args` and `kwargs` reads in this pass.
+
+    Returns:
+        The place of its first token in all that has been read and the place behind its last, and their attention mask
+        (rows, tokens); None for the mask where there is none, or one that does not say which tokens are padding.
+    """
+    ids = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
+    width = (args[0] if ids is None else ids).shape[1]
+    # Static caches come with masks of other forms; no token attends to padding then either.
+    mask = kwargs.get("attention_mask")
+    mask = mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None
+    past: Any = kwargs.get("past_key_values")
+    if hasattr(past, "get_seq_length"):
+        start = int(past.get_seq_length())
+    else:
+        # Under a cache the mask is as long as all that has been read, the ids only as what is new.
+        start = 0 if mask is None else mask.shape[1] - width
+    return start, start + width, None if mask is None else mask[:, start : start + width]
 
 
 class _Steer:
@@ -160,7 +176,8 @@ def change(states: torch.Tensor, activation: torch.Tensor, operator: str) -> tor
     unit = along / length.clamp_min(torch.finfo(torch.float32).tiny)
     component = (wide * unit).sum(dim=-1, keepdim=True)
     wide_change = along * component.sign() if operator == "piecewise_linear" else -component * along
-    return wide_change.to(states.dtype)
+    added: torch.Tensor = wide_change.to(states.dtype)
+    return added
 
 
 class Activation:
