@@ -3,9 +3,11 @@
 
   python consistency_analysis.py --cross-model llama2-chat-7B,qwen-chat-7B,bloomz-7B1
   python consistency_analysis.py --model-name bloomz --model-size 560M
+  python consistency_analysis.py --cross-model llama2-chat-7B,qwen-chat-7B,bloomz-7B1 --distances repaired
 
 Reads the vectors of stage 1 and writes the similarity of languages (Figures 4 and 7), its course over the layers, and
 its correlation with linguistic distance (Table 1). Without --cross-model, for the one model that the options name.
+With --distances repaired, Table 1 is also written with those distances (lang2vec_try.ipynb), and what they change.
 """
 
 import argparse
@@ -24,18 +26,22 @@ def main(args: argparse.Namespace) -> None:
 
     compared = comparison.open_models(args, VectorFile)
     shared = [language for language in SHARED_LANGUAGES if language in compared.languages]
-    similarity, by_layer, correlation = [], [], []
+    similarity, by_layer, correlation, repaired = [], [], [], []
     for model, files in compared.files.items():
         languages = compared.languages_of(model)
         mean = consistency.best_layer_similarity(consistency.cosines(files, languages))
         similarity.append(consistency.similarity_table(model, languages, mean))
         correlation.append(consistency.linguistic_correlation(model, compared.families[model], languages, mean))
+        if args.distances == "repaired":
+            repaired.append(consistency.repaired_correlation(model, compared.families[model], languages, mean))
         if len(shared) > 1:
             by_layer.append(consistency.similarity_by_layer(model, consistency.cosines(files, shared)))
 
     out_dir = comparison.out_dir(args)
     written = tables.write_csv(pd.concat(similarity), out_dir, "similarity")
     written += tables.write_table1(pd.concat(correlation), out_dir)
+    if repaired:
+        written += tables.write_repaired_table1(pd.concat(repaired), out_dir)
     for models, families in compared.panels.items():
         written += print_style.save(
             figures.similarity_heat_maps(pd.concat(similarity), families), out_dir, HEAT_MAPS[models]
@@ -51,7 +57,14 @@ def main(args: argparse.Namespace) -> None:
 
 
 def start() -> None:
-    cli.run(main, cli.parser(__doc__, cross_model=True))
+    parser = cli.parser(__doc__, cross_model=True)
+    parser.add_argument_group("linguistic distance").add_argument(
+        "--distances",
+        choices=("recorded", "repaired"),
+        default="recorded",
+        help="as the released code recorded them; or Table 1 also with the faulty ones repaired (default: recorded)",
+    )
+    cli.run(main, parser)
 
 
 if __name__ == "__main__":

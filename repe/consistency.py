@@ -14,6 +14,10 @@ from repe.results import VectorFile
 # lang2vec (Littell et al., EACL 2017); known gaps in them are the released ones.
 URIEL_FILE = Path(__file__).with_name("uriel_distances.csv")
 
+# The cells of Table 1's distances that those gaps made, computed again from the features of lang2vec 1.1.2, or empty
+# where it has none; lang2vec_try.ipynb shows how.
+REPAIRED_FILE = Path(__file__).with_name("uriel_repaired.csv")
+
 
 def cosines(files: Mapping[str, VectorFile], languages: Sequence[str]) -> np.ndarray:
     """Cosine similarity of signed vectors between languages.
@@ -75,25 +79,47 @@ def similarity_by_layer(model: str, cosine: np.ndarray) -> pd.DataFrame:
 
 
 @cache
-def uriel_distances() -> pd.DataFrame:
+def uriel_distances(repaired: bool = False) -> pd.DataFrame:
     """Linguistic distances (0..1) of the paper's languages.
+
+    Args:
+        repaired: replace the cells of `uriel_repaired`; NaN where it has no value.
 
     Returns:
         One row an ordered pair of languages (index language, other), one column a kind of distance.
     """
-    half = pd.read_csv(URIEL_FILE, comment="#")
+    table = _in_both_orders(pd.read_csv(URIEL_FILE, comment="#"))
+    if repaired:
+        for distance, cells in uriel_repaired().groupby("distance"):
+            values = _in_both_orders(cells)["repaired"]
+            table.loc[values.index, str(distance)] = values
+    return table
+
+
+def uriel_repaired() -> pd.DataFrame:
+    """The recorded distances that stand for missing features, and what they are with lang2vec 1.1.2's.
+
+    Returns:
+        One row an unordered pair; columns distance (its kind), language, other, recorded, repaired (NaN where lang2vec
+        attests no feature of one of the two), how.
+    """
+    return pd.read_csv(REPAIRED_FILE, comment="#")
+
+
+def _in_both_orders(half: pd.DataFrame) -> pd.DataFrame:
     swapped = half.rename(columns={"language": "other", "other": "language"})
     return pd.concat([half, swapped]).drop_duplicates(["language", "other"]).set_index(["language", "other"])
 
 
 def linguistic_correlation(
-    model: str, family: Family, languages: Sequence[str], similarity: np.ndarray
+    model: str, family: Family, languages: Sequence[str], similarity: np.ndarray, repaired: bool = False
 ) -> pd.DataFrame:
     """A model's row of Table 1: does similarity of vectors follow similarity of languages?
 
     Args:
         languages: of both axes of `similarity`, in the family's order (which `direct_as_released` depends on).
         similarity: (languages, languages).
+        repaired: with the repaired distances; a pair that has none counts on neither side.
 
     Returns:
         Columns model, distance, direct (Pearson's r over ordered pairs of different languages), direct_as_released (the
@@ -103,10 +129,11 @@ def linguistic_correlation(
     different = ~np.eye(len(languages), dtype=bool)
     high = np.array([family.is_high_resource(language, list(languages)) for language in languages], dtype=bool)
     with_high = high[:, None] | high[None, :]
+    pairs = pd.MultiIndex.from_product([languages, languages])
+    distances = uriel_distances(repaired).reindex(pairs)
     rows = []
     for distance in DISTANCES:
-        pairs = pd.MultiIndex.from_product([languages, languages])
-        closeness = 1 - uriel_distances()[distance].reindex(pairs).to_numpy().reshape(similarity.shape)
+        closeness = 1 - distances[distance].to_numpy().reshape(similarity.shape)
         parts = [pearson(similarity[mask], closeness[mask]) for mask in (different & with_high, different & ~with_high)]
         rows.append(
             {
@@ -118,6 +145,27 @@ def linguistic_correlation(
             }
         )
     return pd.DataFrame(rows)
+
+
+def repaired_correlation(model: str, family: Family, languages: Sequence[str], similarity: np.ndarray) -> pd.DataFrame:
+    """A model's row of Table 1 with the repaired distances, and what the repair changes.
+
+    Args:
+        languages: of both axes of `similarity`, in the family's order.
+        similarity: (languages, languages).
+
+    Returns:
+        The columns of `linguistic_correlation`, then direct_recorded, split_recorded (r with the recorded distances),
+        direct_effect, split_effect (r with the repaired less r with the recorded ones; NaN where either is undefined).
+    """
+    recorded = linguistic_correlation(model, family, languages, similarity)
+    repaired = linguistic_correlation(model, family, languages, similarity, repaired=True)
+    return repaired.assign(
+        direct_recorded=recorded.direct,
+        split_recorded=recorded.split,
+        direct_effect=repaired.direct - recorded.direct,
+        split_effect=repaired.split - recorded.split,
+    )
 
 
 def _as_released(similarity: np.ndarray) -> np.ndarray:

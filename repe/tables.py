@@ -9,6 +9,11 @@ from repe.registry import MODELS
 
 NO_VALUE = "--"
 PACKAGES = "% \\usepackage{booktabs,multirow}\n"
+TABLE_1_CAPTION = (
+    "Pearson correlation of concept vectors' similarity with linguistic similarity (1 - URIEL distance): over all "
+    "pairs of languages (direct), and the mean of that over pairs with a high-resource language and that over the "
+    "others (split)."
+)
 
 
 def write_csv(frame: pd.DataFrame, out_dir: Path, name: str) -> list[Path]:
@@ -41,21 +46,49 @@ def write_table1(correlation: pd.DataFrame, out_dir: Path) -> list[Path]:
     Args:
         correlation: columns model, distance, direct, direct_as_released, split.
     """
-    wide = correlation.pivot(index="model", columns="distance", values=["direct", "split"]).swaplevel(axis=1)
     columns = [(distance, value) for distance in correlation.distance.unique() for value in ("direct", "split")]
-    wide = wide.loc[correlation.model.unique(), columns].rename(columns=str.capitalize)
-    caption = (
-        "Pearson correlation of concept vectors' similarity with linguistic similarity (1 - URIEL distance): over all "
-        "pairs of languages (direct), and the mean of that over pairs with a high-resource language and that over the "
-        "others (split)."
-    )
+    latex = _latex_of_table1(correlation, columns, TABLE_1_CAPTION, "tab:linguistic-correlation")
     return [
         *write_csv(correlation, out_dir, "table1_linguistic_correlation"),
-        _write(
-            _latex(_by_name_and_size(wide), ".2f", caption, "tab:linguistic-correlation"),
-            out_dir / "table1_linguistic_correlation.tex",
-        ),
+        _write(latex, out_dir / "table1_linguistic_correlation.tex"),
     ]
+
+
+def write_repaired_table1(correlation: pd.DataFrame, out_dir: Path) -> list[Path]:
+    """Write Table 1 with the repaired distances, beside the other, as .csv and .tex.
+
+    In the .tex, distances that the repair changes also show by how much.
+
+    Args:
+        correlation: columns model, distance, direct, direct_as_released, split, direct_recorded, split_recorded,
+            direct_effect, split_effect.
+    """
+    changes = correlation.set_index("distance")[["direct_effect", "split_effect"]].abs().max(axis=1) > 0
+    columns = []
+    for distance in correlation.distance.unique():
+        effects = changes[[distance]].any()
+        columns += [
+            (distance, value)
+            for value in ("direct", "direct_effect", "split", "split_effect")
+            if effects or not value.endswith("effect")
+        ]
+    caption = (
+        f"{TABLE_1_CAPTION} Distances that stand for missing features are repaired or left out; $\\Delta$ is the "
+        "difference that makes."
+    )
+    latex = _latex_of_table1(correlation, columns, caption, "tab:linguistic-correlation-repaired")
+    return [
+        *write_csv(correlation, out_dir, "table1_linguistic_correlation_repaired"),
+        _write(latex, out_dir / "table1_linguistic_correlation_repaired.tex"),
+    ]
+
+
+def _latex_of_table1(correlation: pd.DataFrame, columns: list[tuple[str, str]], caption: str, label: str) -> str:
+    values = list(dict.fromkeys(value for _, value in columns))
+    wide = correlation.pivot(index="model", columns="distance", values=values).swaplevel(axis=1)
+    names = {"direct_effect": r"$\Delta$Direct", "split_effect": r"$\Delta$Split"}
+    wide = wide.loc[correlation.model.unique(), columns].rename(columns=lambda name: names.get(name, name.capitalize()))
+    return _latex(_by_name_and_size(wide), ".2f", caption, label)
 
 
 def _by_name_and_size(wide: pd.DataFrame) -> pd.DataFrame:

@@ -1,11 +1,24 @@
-"""Similarity, its course over layers and Table 1 against golden numbers and cases with a known answer."""
+"""Similarity, its course over layers and Table 1 against golden numbers and cases with a known answer.
+
+The repaired distances against lang2vec's features, by other formulas than those that made them.
+"""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from conftest import Ended
 from golden_subset import MODEL, GivenVectors, assert_agrees, expected, vectors
+from scipy.optimize import least_squares
 from scipy.stats import pearsonr
 
-from repe import consistency
+from repe import comparison, consistency
 from repe.paper import DISTANCES, FAMILIES, LANGUAGES, SHARED_LANGUAGES
 
 FAMILY = FAMILIES["bloomz"]
@@ -116,3 +129,222 @@ def test_the_distances_are_complete_and_symmetric() -> None:
     # The released gaps: no geographic feature of zh, phonological ones missing in four languages.
     assert (table.loc["zh"].drop("zh").geographic == 1).all()
     assert table.phonological["pt", "zh"] == pytest.approx(0.0002)
+
+
+ISO = ("eng", "fra", "zho", "spa", "por", "vie", "cat", "ind", "jpn", "kor", "fin", "hun", "tam", "tel", "swh", "nya")
+# One of two features of the same two languages, that the recorded distances were made without.
+LATER = "P_UVULAR_CONTINUANTS"
+
+
+@cache
+def lang2vec(file: str) -> tuple[np.ndarray, list[str]]:
+    """Values (16, features, sources), -1 where unknown, and names of the features, from lang2vec's own data.
+
+    Importing the package takes a quarter of a minute.
+    """
+    package = find_spec("lang2vec")
+    assert package is not None
+    assert package.origin is not None
+    with np.load(Path(package.origin).parent / "data" / file) as stored:
+        codes = stored["langs"].tolist()
+        return stored["data"][[codes.index(code) for code in ISO]], stored["feats"].tolist()
+
+
+def phonology(language: str, value: int) -> set[str]:
+    """The features of phonology that some source says are there (1), or says anything about (0)."""
+    values, names = lang2vec("features.npz")
+    largest = values[LANGUAGES.index(language)].max(axis=1)
+    return {
+        name
+        for name, known in zip(names, largest, strict=True)
+        if name.startswith("P_") and name != LATER and known >= value
+    }
+
+
+def by_phonology(language: str, other: str) -> float:
+    """The angle between two languages' features, in right angles: of sets, by what they share."""
+    one, two = phonology(language, 1), phonology(other, 1)
+    return round(math.degrees(math.acos(len(one & two) / math.sqrt(len(one) * len(two)))) / 90, 4)
+
+
+def haversine(place: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
+    """Great circles from a place (latitude, longitude, radians) as shares of half the circumference."""
+    half = np.sin((latitude - place[0]) / 2) ** 2
+    half += np.cos(latitude) * np.cos(place[0]) * np.sin((longitude - place[1]) / 2) ** 2
+    return 2 / np.pi * np.arcsin(np.sqrt(np.clip(half, 0, 1)))
+
+
+@cache
+def place(language: str) -> np.ndarray:
+    """Latitude and longitude whose distances to lang2vec's points are those of `language`."""
+    values, names = lang2vec("geocoord_features.npz")
+    latitude, longitude = np.radians([[float(part) for part in name.split("_")[1:]] for name in names]).T
+    known = values[LANGUAGES.index(language), :, 0]
+    nearest = known.argmin()
+    start = np.array([latitude[nearest], longitude[nearest]])
+    return least_squares(lambda found: haversine(found, latitude, longitude) - known, start).x
+
+
+def by_geography(language: str, other: str) -> float:
+    return round(float(haversine(place(language), *place(other)[:, None])[0]), 1)
+
+
+BY_FEATURES = {"geographic": (by_geography, {"zh"}), "phonological": (by_phonology, {"zh", "pt", "ta", "ny"})}
+
+
+@pytest.mark.parametrize("distance", BY_FEATURES)
+def test_sound_cells_and_repaired_cells_come_out_of_the_features_by_one_formula(distance: str) -> None:
+    by_features, gaps = BY_FEATURES[distance]
+    recorded, repaired = (consistency.uriel_distances(which)[distance] for which in (False, True))
+    cells = set()
+    for i, language in enumerate(LANGUAGES):
+        for other in LANGUAGES[i + 1 :]:
+            known = phonology(language, 0) and phonology(other, 0) if distance == "phonological" else True
+            if not {language, other} & gaps:
+                assert recorded[language, other] == repaired[language, other] == by_features(language, other)
+            elif known:
+                assert repaired[language, other] == by_features(language, other), (language, other)
+                cells.add((language, other))
+            else:
+                assert np.isnan(repaired[language, other]), (language, other)
+                cells.add((language, other))
+    table = consistency.uriel_repaired()
+    listed = table[table.distance == distance]
+    assert len(listed) == len(cells) == {"geographic": 15, "phonological": 54}[distance]
+    assert {*zip(listed.language, listed.other, strict=True)} == cells
+    assert (listed.how.str.startswith("left out") == listed.repaired.isna()).all()
+
+
+def test_without_features_a_language_had_the_same_angle_to_all_that_have_as_many() -> None:
+    table = consistency.uriel_repaired()
+    gaps = BY_FEATURES["phonological"][1]
+    for row in table[table.distance == "phonological"].itertuples():
+        others = {row.language, row.other} - gaps
+        if others:
+            share = len(phonology(*others, 1)) / 28
+            assert row.recorded == round(math.degrees(math.acos(math.sqrt(share))) / 90, 4)
+        else:
+            assert row.recorded == 0.0002
+    assert (table[table.distance == "geographic"].recorded == 1).all()
+
+
+def test_the_repair_leaves_recorded_distances_as_they_are() -> None:
+    before = consistency.uriel_distances().copy()
+    repaired = consistency.uriel_distances(repaired=True)
+    table = consistency.uriel_repaired()
+    pd.testing.assert_frame_equal(consistency.uriel_distances(), before)
+    assert repaired.index.equals(before.index)
+    listed = {(row.distance, *pair) for row in table.itertuples() for pair in _orders(row.language, row.other)}
+    for distance in before.columns:
+        for pair, value in before[distance].items():
+            if (distance, *pair) not in listed:
+                assert repaired.loc[pair, distance] == value
+    for row in table.itertuples():
+        assert before.loc[(row.language, row.other), row.distance] == row.recorded
+
+
+def _orders(language: str, other: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    return (language, other), (other, language)
+
+
+def test_recorded_distances_are_those_of_the_released_code(golden: Path) -> None:
+    released = torch.load(golden / "uriel/lang_sim.pt", weights_only=True)
+    table = consistency.uriel_distances()
+    for language, other in table.index:
+        for distance, value in released[language][other].items():
+            assert table.loc[(language, other), distance] == pytest.approx(value, abs=1e-9)
+
+
+def test_the_repaired_distances_are_symmetric_and_zero_to_oneself() -> None:
+    table = consistency.uriel_distances(repaired=True)
+    assert len(table) == 16 * 16
+    for distance in table.columns:
+        square = table[distance].unstack()
+        pd.testing.assert_frame_equal(square, square.T, check_names=False)
+        assert (np.diag(square) == 0).all()
+        assert square.min().min() >= 0
+        assert square.max().max() <= 1
+        # Of 240 ordered pairs: what has no value is phonological, of three languages with each of the others.
+        assert square.isna().sum().sum() == (84 if distance == "phonological" else 0)
+
+
+def by_scipy(similarity: np.ndarray, distance: str, languages: tuple[str, ...], high: set[str] | None = None) -> float:
+    """Pearson's r over pairs that have a repaired distance: all, or those with and without `high`, averaged.
+
+    NaN where all pairs of a group are at one distance.
+    """
+    table = consistency.uriel_distances(repaired=True)[distance]
+    groups: dict[bool, list[tuple[float, float]]] = {}
+    for i, a in enumerate(languages):
+        for j, b in enumerate(languages):
+            if a != b and not np.isnan(table[a, b]):
+                groups.setdefault(bool({a, b} & (high or set())), []).append((similarity[i, j], 1 - table[a, b]))
+    known = [np.array(group).T for group in groups.values()]
+    return float(np.mean([pearsonr(x, y).statistic if np.ptp(y) else np.nan for x, y in known]))
+
+
+@pytest.mark.parametrize("name", ["llama2", "qwen", "bloomz"])
+def test_table_1_with_repaired_distances_and_the_effect_of_the_repair(name: str) -> None:
+    family = FAMILIES[name]
+    made = np.random.default_rng(2).random((12, 12))
+    found = consistency.repaired_correlation("m", family, family.axis, made)
+    recorded = consistency.linguistic_correlation("m", family, family.axis, made)
+    assert [*found.columns[:5]] == [*recorded.columns]
+    for row, before in zip(found.itertuples(), recorded.itertuples(), strict=True):
+        direct = by_scipy(made, row.distance, family.axis)
+        split = by_scipy(made, row.distance, family.axis, {*family.high_resource})
+        assert (row.direct, row.split) == pytest.approx((direct, split), nan_ok=True)
+        # Of BLOOMZ's low-resource languages, two have attested features of phonology: one pair.
+        assert np.isnan(split) == (name == "bloomz" and row.distance == "phonological")
+        assert (row.direct_recorded, row.split_recorded) == (before.direct, before.split)
+        effects = (direct - before.direct, split - before.split)
+        assert (row.direct_effect, row.split_effect) == pytest.approx(effects, nan_ok=True)
+        changed = row.distance in BY_FEATURES
+        assert (row.direct_effect != 0, row.split_effect != 0) == (changed, changed)
+
+
+def test_too_few_pairs_with_a_repaired_distance_have_no_correlation() -> None:
+    family, made = FAMILIES["none"], np.array([[1, 0.1, 0.3], [0.2, 1, 0.5], [0.4, 0.6, 1]])
+    # No pair is left; then one pair in both orders, which is at one distance.
+    for languages in (["en", "ta", "ny"], ["en", "zh", "pt"]):
+        found = consistency.repaired_correlation("m", family, languages, made).set_index("distance")
+        undefined = ["direct", "direct_as_released", "split", "direct_effect", "split_effect"]
+        assert found.loc["phonological", undefined].isna().all()
+        assert np.isfinite(found.direct_recorded["phonological"])
+        assert np.isfinite(found.direct_effect["syntactic"])
+
+
+def test_the_script_writes_the_repaired_table_beside_the_other(
+    script: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compared = comparison.Compared({MODEL: vectors()}, [*LANGUAGES], FAMILY)
+    monkeypatch.setattr(comparison, "open_models", lambda *_: compared)
+    for distances in ("recorded", "repaired"):
+        options = ["--cross-model", MODEL, "--out-dir", tmp_path / distances, "--distances", distances]
+        assert script("consistency_analysis", *options).status == 0
+    assert script("consistency_analysis", "--cross-model", MODEL, "--out-dir", tmp_path / "default").status == 0
+    name = "table1_linguistic_correlation_repaired"
+    files = {folder.name: {path.name: path.read_bytes() for path in folder.iterdir()} for folder in tmp_path.iterdir()}
+    assert files["repaired"].keys() - files["recorded"].keys() == {f"{name}.csv", f"{name}.tex"}
+    assert files["default"] == files["recorded"]
+    assert files["recorded"].items() <= files["repaired"].items()
+    found = pd.read_csv(tmp_path / "repaired" / f"{name}.csv")
+    similarities = consistency.best_layer_similarity(consistency.cosines(vectors(), FAMILY.axis))
+    assert_agrees(found, consistency.repaired_correlation(MODEL, FAMILY, FAMILY.axis, similarities))
+    # Direct and Split of four distances, and what the repair changes of two of them.
+    latex = (tmp_path / "repaired" / f"{name}.tex").read_text()
+    cells = next(line for line in latex.splitlines() if "560M" in line).rstrip(" \\").split("&")[2:]
+    row = found.set_index("distance")
+    values = [
+        row.loc[distance, column]
+        for distance in DISTANCES
+        for column in ("direct", "direct_effect", "split", "split_effect")
+        if distance in BY_FEATURES or not column.endswith("effect")
+    ]
+    shown = [float(cell.replace("--", "nan")) for cell in cells]
+    assert shown == pytest.approx(values, abs=0.00501, nan_ok=True)
+
+
+def test_an_unknown_kind_of_distances_is_refused(script: Callable[..., Ended]) -> None:
+    ended = script("consistency_analysis", "--cross-model", MODEL, "--distances", "mended")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
