@@ -9,6 +9,7 @@ and demo/mix.md (means and 95 % intervals over seeds). What is there already is 
 """
 
 import argparse
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,4 +136,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except subprocess.CalledProcessError as error:  # what was wrong has been said
+        sys.exit(error.returncode)

@@ -52,15 +52,15 @@ def run(script: str, *options: object) -> None:
 
 
 def all_stages(jobs: list[tuple[object, ...]]) -> None:
-    """`stages` with each of these arguments, as many at a time as there are processors; ends if one fails."""
+    """`stages` with each of these arguments, as many at a time as there are processors; the first failure ends it."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         running = [pool.submit(stages, *job) for job in jobs]
         try:
             for one in running:
                 one.result()
-        except subprocess.CalledProcessError as error:
+        except subprocess.CalledProcessError:
             pool.shutdown(cancel_futures=True)
-            sys.exit(error.returncode)
+            raise
 
 
 def stages(
@@ -120,4 +120,7 @@ def summarize(labels: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except subprocess.CalledProcessError as error:  # what was wrong has been said
+        sys.exit(error.returncode)
