@@ -5,6 +5,7 @@ name that it may use stands for a class of this module that holds data and does 
 """
 
 import math
+import io
 import pickle
 import zipfile
 from pathlib import Path
@@ -124,7 +125,8 @@ for _name, _code in _STORAGES.items():
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, member: str) -> None:
-        super().__init__(archive.open(member))
+        # From memory: a member left open would keep the file open after a refusal.
+        super().__init__(io.BytesIO(archive.read(member)))
         self.archive, self.folder = archive, member.removesuffix("data.pkl")
 
     def find_class(self, module: str, name: str) -> type:
