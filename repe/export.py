@@ -119,7 +119,7 @@ def open_files(args: argparse.Namespace) -> "list[VectorFile]":
     """The model's files of vectors, a concept each, of `--concept` or else all that there are.
 
     Raises:
-        UserError: there are none, or a concept or language lacks; says which stage makes them.
+        UserError: there are none, or a concept or language is missing; says which stage makes them.
     """
     from repe import comparison, selection
     from repe.results import VectorFile

@@ -103,6 +103,7 @@ def load_tokenizer(folder: ModelFolder, trust_remote_code: bool = False) -> Any:
         UserError: there is none, or it cannot be read.
     """
     transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     if qwen1.is_first_generation_qwen(folder.path):
         return qwen1_tokenizer.load_tokenizer(folder.path)
     with _readable(folder, "the tokenizer"):

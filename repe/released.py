@@ -4,8 +4,8 @@ The files are PyTorch archives around a pickle. A pickle is a program that may c
 name that it may use stands for a class of this module that holds data and does nothing, and every other is refused.
 """
 
-import math
 import io
+import math
 import pickle
 import zipfile
 from pathlib import Path

@@ -348,3 +348,4 @@ def test_the_script_writes_the_repaired_table_beside_the_other(
 def test_an_unknown_kind_of_distances_is_refused(script: Callable[..., Ended]) -> None:
     ended = script("consistency_analysis", "--cross-model", MODEL, "--distances", "mended")
     assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "argument --distances" in ended.err

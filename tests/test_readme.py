@@ -40,7 +40,7 @@ def test_the_row_of_the_readme_can_be_pasted_into_the_registry() -> None:
 
 
 def test_files_that_the_readme_names_are_there() -> None:
-    named = re.findall(r"\]\(([\w/.]+)\)", README) + re.findall(r"`(repe/\w+\.py)`", README)
+    named = re.findall(r"\]\(([\w/.-]+)\)", README) + re.findall(r"`(repe/\w+\.py)`", README)
     assert named
     for name in named:
         # Everything but the demo works with demo/ deleted.
