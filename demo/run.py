@@ -51,27 +51,41 @@ def run(script: str, *options: object) -> None:
     done.check_returncode()
 
 
-def all_stages(jobs: list[tuple[object, ...]]) -> None:
-    """`stages` with each of these arguments, as many at a time as there are processors; the first failure ends it."""
+def all_stages(jobs: list[tuple[str, str, str, str, str]]) -> None:
+    """Stages 1, 2 and 5 of several models, as many at a time as there are processors; the first failure ends it.
+
+    Args:
+        jobs: label, kind, folder of models, folder of results, and the language whose vectors steer.
+    """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        running = [pool.submit(stages, *job) for job in jobs]
         try:
-            for one in running:
+            recognized = [pool.submit(recognize, *job[:4]) for job in jobs]
+            steered = []
+            for job, one in zip(jobs, recognized, strict=True):
+                one.result()
+                steered.append(pool.submit(control, *job))
+            for one in steered:
                 one.result()
         except subprocess.CalledProcessError:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def stages(
-    label: str, kind: str, models: str = "demo/models", results: str = "demo/res", source: str | None = None
-) -> None:
-    """Stages 1, 2 and 5 of one model, steered with the vectors of `source` (its kind's dominant language)."""
-    family, dominant = KINDS[kind]
-    model = ("--model-path", f"{models}/{label}", "--model-label", label, "--model-family", family)
+def options_of(label: str, kind: str, models: str) -> tuple[str, ...]:
+    """The options that name a model."""
+    return "--model-path", f"{models}/{label}", "--model-label", label, "--model-family", KINDS[kind][0]
+
+
+def recognize(label: str, kind: str, models: str, results: str) -> None:
+    """Stages 1 and 2 of one model."""
     for script in ("collect_vector.py", "recognize_concept.py"):
-        run(script, *model, "--data-dir", "demo/data", "--res-dir", results)
-    run("control_generation.py", *model, "--res-dir", results, "--source-lang", source or dominant, *CONTROL)
+        run(script, *options_of(label, kind, models), "--data-dir", "demo/data", "--res-dir", results)
+
+
+def control(label: str, kind: str, models: str, results: str, source: str) -> None:
+    """Stage 5 of one model, steered with the vectors of `source`."""
+    named = options_of(label, kind, models)
+    run("control_generation.py", *named, "--res-dir", results, "--source-lang", source, *CONTROL)
 
 
 def compare(labels: list[str], results: str = "demo/res") -> None:
@@ -85,7 +99,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="all nine models")
     sizes = SIZES if parser.parse_args().full else (ONE_SIZE,)
     labels = {f"pocket-{kind}-{size}": kind for kind in KINDS for size in sizes}
-    all_stages([*labels.items()])
+    all_stages([(label, kind, "demo/models", "demo/res", KINDS[kind][1]) for label, kind in labels.items()])
     compare([*labels])
     summarize(labels)
 
