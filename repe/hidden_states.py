@@ -47,7 +47,7 @@ def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None
             kept.start(last)
             output = model.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             index = torch.tensor(rows, device=states.device)
-            for layer, state in enumerate([*kept.states, _rows(output, last)]):
+            for layer, state in enumerate([*kept.states, at_places(output, last)]):
                 states[layer, index] = state.to(states.device)
 
         in_batches(run, [len(ids) for ids in tokens], model, batch_size)
@@ -117,10 +117,17 @@ def _padded(tokens: list[list[int]], model: Model) -> tuple[torch.Tensor, torch.
     return ids.to(model.device), mask.to(model.device), (lengths - 1).to(model.device)
 
 
-def _rows(states: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-    """The state of each text's last token, (texts, hidden), from those of all tokens, (texts, tokens, hidden)."""
+def at_places(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Each text's state at its place (texts,), (texts, hidden), from those of all tokens, (texts, tokens, hidden)."""
     # Indexing with tensors copies, so the states of all tokens can be freed.
-    return states[torch.arange(len(last), device=states.device), last.to(states.device)]
+    return states[torch.arange(len(places), device=states.device), places.to(states.device)]
+
+
+def states_of(output: Any) -> torch.Tensor:
+    """The states (rows, tokens, hidden) in what a block or a part of one gives."""
+    # A tensor in some architectures, in others a tuple that begins with it.
+    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return states
 
 
 class _Kept:
@@ -134,8 +141,7 @@ class _Kept:
         self.states, self.last = [], last
 
     def hook(self, _block: nn.Module, _inputs: Any, output: Any) -> None:
-        # Blocks give a tensor in some architectures, in others a tuple that begins with it.
-        self.states.append(_rows(output[0] if isinstance(output, tuple) else output, self.last))
+        self.states.append(at_places(states_of(output), self.last))
 
 
 @contextmanager

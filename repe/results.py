@@ -69,6 +69,21 @@ class Vectors:
         return sha256(np.ascontiguousarray(self.directions).tobytes() + np.ascontiguousarray(self.signs).tobytes())
 
 
+def check_fit(vectors: Mapping[str, Vectors], layers: int, hidden: int) -> None:
+    """Refuse vectors of another model.
+
+    Raises:
+        UserError: some (named by their language) have another number of layers or another width than the model.
+    """
+    for language, one in vectors.items():
+        found, _, width = one.directions.shape
+        if (found, width) != (layers, hidden):
+            raise UserError(
+                f"the vectors of {language} are of another model ({found} layers of {width}) than the one named "
+                f"({layers} layers of {hidden}): collect them again, or name the right model"
+            )
+
+
 class ResultFile:
     """A result file and the released download that stands in for what is missing in it."""
 
