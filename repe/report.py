@@ -37,7 +37,7 @@ FIGURES = {
     "similarity": ["figure4_similarity_7b", "figure7_similarity_all"],
     "transfer": ["figure5_transfer_7b", "figure8_transfer_all"],
 }
-EVERY_DIGIT = "Every row of {name}.csv"
+EVERY_ROW = "Every row of {name}.csv"
 
 
 def main(args: argparse.Namespace) -> None:
@@ -120,7 +120,7 @@ def recognition(frames: Mapping[str, "pd.DataFrame"], out_dir: Path) -> "Section
             "Recognition accuracy of each language's own vectors at the best layer, a table a concept, in percent. "
             "Along a row, languages of one model compare; down a column, models. Chance is 50."
         )
-        tables.append(table_of(frame, EVERY_DIGIT.format(name=TABLE6)))
+        tables.append(table_of(frame, EVERY_ROW.format(name=TABLE6), folded=True))
         items.append(Item("Table 6: recognition accuracy by concept", caption, tables=tables))
     return Section("recognition", "Stage 2: recognition", items)
 
@@ -142,14 +142,16 @@ def consistency(frames: Mapping[str, "pd.DataFrame"], out_dir: Path) -> "Section
             "its first layer at 0 to its last near 1. Higher means that languages agree more in that layer."
         )
         tables = [
-            table_of(frames[name], EVERY_DIGIT.format(name=name)) for name in ("similarity_by_layer",) if name in frames
+            table_of(frames[name], EVERY_ROW.format(name=name), folded=True)
+            for name in ("similarity_by_layer",)
+            if name in frames
         ]
         items.append(Item("Similarity across layers", caption, figure, tables=tables))
     return Section("consistency", "Stage 3: consistency", items + _table1(frames))
 
 
 def _table1(frames: Mapping[str, "pd.DataFrame"]) -> list["Item"]:
-    from repe.report_parts import Item, table_of, wide_table
+    from repe.report_parts import Item, numbers_of, table_of, wide_table
 
     items = []
     caption = (
@@ -170,10 +172,17 @@ def _table1(frames: Mapping[str, "pd.DataFrame"]) -> list["Item"]:
         frame = frames[name]
         values = [column for column in ("direct", "direct_effect", "split", "split_effect") if column in frame]
         long = frame.melt(["model", "distance"], values, "kind", "r")
-        order = [(distance, value) for distance in frame["distance"].unique() for value in values]
+        # Where the repair of a distance changes nothing there is no effect to show.
+        same = long["kind"].str.endswith("effect") & ~numbers_of(long["r"]).abs().gt(0)
+        shown = set(zip(long["distance"][~same], long["kind"][~same], strict=True))
+        order = [(distance, kind) for distance in frame["distance"].unique() for kind in values]
+        order = [pair for pair in order if pair in shown]
         long["column"] = long["distance"] + " " + long["kind"].str.replace("_", " ")
         long = long.set_index(["distance", "kind"]).loc[order].reset_index()
-        tables = [wide_table(long, "column", "r", "Pearson's r"), table_of(frame, EVERY_DIGIT.format(name=name))]
+        tables = [
+            wide_table(long, "column", "r", "Pearson's r"),
+            table_of(frame, EVERY_ROW.format(name=name), folded=True),
+        ]
         items.append(Item(title, caption + more, tables=tables))
     return items
 
@@ -203,7 +212,7 @@ def _mapped(frames: Mapping[str, "pd.DataFrame"], out_dir: Path, name: str, titl
     printed = images(_paths(out_dir, name), f"{title}, as printed; the values are in the table below")
     if name not in frames:
         return [Item(title, caption, printed)] if printed else []
-    table = table_of(frames[name], EVERY_DIGIT.format(name=name))
+    table = table_of(frames[name], EVERY_ROW.format(name=name), folded=True)
     return [Item(title, caption, printed, heat_maps(frames[name], value, draw), [table])]
 
 

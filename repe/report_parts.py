@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from repe.errors import UserError
 from repe.paper import FAMILIES
@@ -150,14 +151,21 @@ def number_of(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def rounded(number: float, digits: int = DIGITS) -> str:
-    """`number` as printed: rounded, with a minus that is as wide as a plus; very small ones keep their size."""
-    small = 0 < abs(number) < 0.5 * 10**-digits
-    return (f"{number:.1e}" if small else f"{number:z.{digits}f}").replace("-", "−")
+def numbers_of(texts: pd.Series) -> pd.Series:
+    """Texts as numbers, NaN for an empty one."""
+    return texts.map(lambda text: float(text or "nan")).astype(float)
 
 
-def table_of(frame: pd.DataFrame, caption: str, digits: int = DIGITS) -> Table:
-    """A frame of texts: columns of numbers are rounded where one of them has more digits, and keep their values."""
+def rounded(number: float, digits: int) -> str:
+    """`number` as printed, with a minus that is as wide as a plus."""
+    return f"{number:z.{digits}f}".replace("-", "−")
+
+
+def table_of(frame: pd.DataFrame, caption: str, folded: bool = False) -> Table:
+    """A frame of texts: columns of numbers are rounded where one of them has more digits, and keep their values.
+
+    It is folded if asked for, or long.
+    """
     columns, cells = [], []
     for name in frame:
         texts = [str(text) for text in frame[name]]
@@ -165,20 +173,23 @@ def table_of(frame: pd.DataFrame, caption: str, digits: int = DIGITS) -> Table:
         numeric = any(texts) and all(
             number is not None or not text for text, number in zip(texts, numbers, strict=True)
         )
-        long = any(len(text.partition(".")[2]) > digits or "e" in text for text in texts)
+        long = any(len(text.partition(".")[2]) > DIGITS or "e" in text for text in texts)
         columns.append(Column(str(name), numeric))
         cells.append(
-            [_cell(text, number, digits if long else None) for text, number in zip(texts, numbers, strict=True)]
+            [_cell(text, number, long) for text, number in zip(texts, numbers, strict=True)]
             if numeric
             else [Cell(text) for text in texts]
         )
-    return Table(caption, columns, list(zip(*cells, strict=True)), len(frame) > LONG)
+    return Table(caption, columns, list(zip(*cells, strict=True)), folded or len(frame) > LONG)
 
 
-def _cell(text: str, number: float | None, digits: int | None) -> Cell:
+def _cell(text: str, number: float | None, long: bool) -> Cell:
     if number is None or text.isdecimal():
         return Cell(text)
-    shown = text.replace("-", "−") if digits is None else rounded(number, digits)
+    # What would round to nothing, such as a probability, keeps its size.
+    small = 0 < abs(number) < 0.5 * 10**-DIGITS
+    shown = f"{number:.1e}" if small else rounded(number, DIGITS) if long else text
+    shown = shown.replace("-", "−")
     exact = "−" not in shown and float(shown) == number
     return Cell(shown, "" if exact else text)
 
@@ -226,7 +237,7 @@ def images(paths: Iterable[Path], alt: str) -> list[Image]:
             with Picture.open(io.BytesIO(original), formats=["PNG"]) as picture:
                 opaque = Picture.new("RGB", picture.size, "white")
                 opaque.paste(picture, mask=picture.getchannel("A") if "A" in picture.getbands() else None)
-            opaque.quantize(256, Picture.Quantize.FASTOCTREE).save(buffer, "PNG")
+            opaque.quantize(256, Picture.Quantize.MAXCOVERAGE).save(buffer, "PNG")
         # Pillow raises many types on a damaged file.
         except Exception as error:
             raise damaged(path, str(error)) from error
@@ -244,26 +255,29 @@ def heat_maps(frame: pd.DataFrame, value: str, draw: Callable[..., Figure]) -> H
         value: what the colours show.
         draw: takes such a frame of numbers and the models' families.
     """
-    numbers = pd.to_numeric(frame[value].replace("", "nan"))
+    numbers = numbers_of(frame[value])
     mesh, bar = _mesh_and_bar(frame, numbers, value, draw)
     low, high = float(mesh.norm.vmin), float(mesh.norm.vmax)
     panels = []
     for model in frame["model"].unique():
         rows = frame[frame["model"] == model]
         languages = list(dict.fromkeys([*rows["source"], *rows["target"]]))
-        square = rows.pivot(index="source", columns="target", values=value).reindex(languages, columns=languages)
-        texts = square.fillna("").to_numpy(str)
-        colours = mesh.to_rgba(pd.DataFrame(texts).replace("", "nan").to_numpy(float))
+        square = (
+            rows.pivot(index="source", columns="target", values=value).reindex(languages, columns=languages).fillna("")
+        )
+        texts = square.to_numpy(str)
+        colours = mesh.to_rgba(square.apply(numbers_of).to_numpy(float))
         lines = [
             (source, [_heat_cell(source, *three) for three in zip(languages, texts[i], colours[i], strict=True)])
             for i, source in enumerate(languages)
         ]
         panels.append(Panel(str(model), languages, lines))
     steps = mesh.norm.inverse(np.linspace(0, 1, STEPS))
+    labels = dict(zip(bar.get_yticks(), [label.get_text() for label in bar.get_yticklabels()], strict=True))
+    if not isinstance(bar.yaxis.get_major_locator(), FixedLocator):
+        labels = {tick: f"{tick:.4g}" for tick in map(float, MaxNLocator(5).tick_values(low, high))}
     ticks = [
-        (round(100 * float(mesh.norm(tick)), 2), label.get_text())
-        for tick, label in sorted(zip(bar.get_yticks(), bar.get_yticklabels(), strict=True), key=lambda pair: pair[0])
-        if low <= tick <= high
+        (round(100 * float(mesh.norm(tick)), 2), label) for tick, label in sorted(labels.items()) if low <= tick <= high
     ]
     gradient = ", ".join(to_hex(colour) for colour in mesh.to_rgba(steps))
     return HeatMaps(bar.get_ylabel().replace("\n", " "), panels, gradient, ticks)
@@ -288,7 +302,7 @@ def _heat_cell(source: str, target: str, text: str, colour: np.ndarray) -> HeatC
     red, green, blue = map(float, colour[:3])
     ink = "#fff" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "#000"
     return HeatCell(
-        f"{source} → {target}: {rounded(number)}",
+        f"{source} → {target}: {rounded(number, DIGITS)}",
         rounded(number, 2),
         text,
         f"background:{to_hex((red, green, blue))};color:{ink}",
