@@ -118,7 +118,8 @@ def recognition(frames: Mapping[str, "pd.DataFrame"], out_dir: Path) -> "Section
         ]
         caption = (
             "Recognition accuracy of each language's own vectors at the best layer, a table a concept, in percent. "
-            "Along a row, languages of one model compare; down a column, models. Chance is 50."
+            "Along a row, languages of one model compare; down a column, models; the last is the mean over languages. "
+            "Chance is 50."
         )
         tables.append(table_of(frame, EVERY_ROW.format(name=TABLE6), folded=True))
         items.append(Item("Table 6: recognition accuracy by concept", caption, tables=tables))
@@ -163,9 +164,9 @@ def _table1(frames: Mapping[str, "pd.DataFrame"]) -> list["Item"]:
         " Here distances that stand for missing features are repaired or left out; an effect is r with the repaired "
         "distances less r with the recorded ones."
     )
-    for name, title, more in (
-        (TABLE1, "Table 1: linguistic correlation", ""),
-        (f"{TABLE1}_repaired", "Table 1 with repaired distances", repaired),
+    for name, title, more, what in (
+        (TABLE1, "Table 1: linguistic correlation", "", "Pearson's r"),
+        (f"{TABLE1}_repaired", "Table 1 with repaired distances", repaired, "Pearson's r, repaired distances"),
     ):
         if name not in frames:
             continue
@@ -180,7 +181,7 @@ def _table1(frames: Mapping[str, "pd.DataFrame"]) -> list["Item"]:
         long["column"] = long["distance"] + " " + long["kind"].str.replace("_", " ")
         long = long.set_index(["distance", "kind"]).loc[order].reset_index()
         tables = [
-            wide_table(long, "column", "r", "Pearson's r"),
+            wide_table(long, "column", "r", what),
             table_of(frame, EVERY_ROW.format(name=name), folded=True),
         ]
         items.append(Item(title, caption + more, tables=tables))

@@ -77,18 +77,18 @@ def _result_files(res_dir: Path, model: str) -> Iterable[tuple[Path, str]]:
 
 
 class _Skipped:
-    """Whatever a pickle calls: it does nothing."""
+    """Whatever a pickle calls and what that gives: it does nothing."""
 
     __slots__ = ()
 
-    def __call__(self, *_: Any) -> None: ...
+    def __call__(self, *_: Any) -> "_Skipped":
+        return self
 
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("state for an object that takes none")
+    def __setstate__(self, state: Any) -> None: ...
 
 
 class _PlainData(pickle.Unpickler):
-    """The plain data of a PyTorch archive; what stands for tensors becomes None, and nothing is run."""
+    """The plain data of a PyTorch archive; tensors and all that is no plain data are skipped, and nothing is run."""
 
     def find_class(self, module: str, name: str) -> Any:
         return _Skipped()
