@@ -61,7 +61,9 @@ def write_tables(folder: Path, models: tuple[str, ...] = MODELS) -> None:
         "table1_linguistic_correlation": table1,
         "table1_linguistic_correlation_repaired": repaired,
         "similarity_by_layer": layers.assign(similarity=generator.uniform(0, 1, len(layers))),
-        "unheard_of": pd.DataFrame({"kind": ["b", "a"], "p": [3.2e-9, np.nan], "count": [10, 9], "share": [-0.5, 2.0]}),
+        "unheard_of": pd.DataFrame(
+            {"kind": ["b", "a"], "p": [3.2e-9, np.nan], "count": [10, 9], "share": [-0.5, -1.5]}
+        ),
     }
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
@@ -482,7 +484,7 @@ def test_the_page_works_in_a_browser(tried: tuple[dict, str], made: Path) -> Non
     assert found["counts"] == [["9", "10"], "ascending", ["10", "9"], "descending"]
     assert found["kinds"] == [["a", "b"], False]
     assert found["missing"] == [["3.2e-09", ""], ["3.2e-09", ""]]
-    assert found["shares"] == ["-0.5", "2.0"]
+    assert found["shares"] == ["-1.5", "-0.5"]
     similarity = pd.read_csv(made / "cross_model/similarity.csv").set_index(["model", "source", "target"])["similarity"]
     label = {
         (one, two): f"{one} → {two}: {similarity[MODELS[0], one, two]:z.4f}".replace("-", "−")
@@ -493,7 +495,7 @@ def test_the_page_works_in_a_browser(tried: tuple[dict, str], made: Path) -> Non
     # The second step to the left would leave the map.
     steps = [("zh", "zh"), ("zh", "en"), ("zh", "en"), ("fr", "en")]
     assert found["keys"] == [label[step] for step in steps]
-    assert found["every_digit"] == ["3.2e-09"] * 2
+    assert found["every_digit"] == ["-1.5"] * 2
     assert found["requests"] == 0
     assert found["hacked"] == "undefined"
     needed, there = found["widths"]
