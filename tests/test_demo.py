@@ -241,6 +241,20 @@ def test_traits_are_what_the_tables_say(tmp_path: Path) -> None:
     assert found["one_way"] == pytest.approx(0.3)
 
 
+def test_a_run_ends_with_the_page_of_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = importlib.import_module("demo.run")
+    calls: list[tuple[object, ...]] = []
+    monkeypatch.setattr(run, "all_stages", lambda jobs: None)
+    monkeypatch.setattr(run, "run", lambda *command: calls.append(command))
+    monkeypatch.setattr(run, "summarize", lambda labels: None)
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    run.main()
+    assert [command[0] for command in calls[:-1]] == [
+        *("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py")
+    ]
+    assert calls[-1] == ("-m", "repe.report", "--res-dir", "demo/res")
+
+
 def test_an_interval_over_seeds_is_students(tmp_path: Path) -> None:
     mean, low, high = traits.interval([1.0, 2.0, 3.0])
     assert mean == pytest.approx(2.0)
