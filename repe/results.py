@@ -81,6 +81,10 @@ class ResultFile:
         self.path = res_dir / folder / concept / kind.file_name(self.stem)
         self.released_path = self.path.with_suffix(".pk")
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Sent to another process it is a path; what it holds is read there.
+        return {name: self.__dict__[name] for name in ("concept", "path", "released_path")}
+
     @cached_property
     def content(self) -> dict[str, Any]:
         """The checked content of the `.pt` file; empty tables where there is none.

@@ -42,12 +42,13 @@ class StateSource:
         self.batch_size: int | None = args.batch_size
         self.settings = {name: meta[name] for name in SETTINGS}
         # What is wrong with a model is said before the work begins.
-        self._loaded = chosen.load() if self.folder is None else None
+        if self.folder is None:
+            _ = self.model
 
     @cached_property
     def model(self) -> Model:
         """The model, read and checked."""
-        return self._loaded or self.chosen.load()
+        return self.chosen.load()
 
     def of(self, split: Split) -> States:
         """The states of the texts of one data file, from the folder of states if there is one.
