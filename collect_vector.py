@@ -23,7 +23,9 @@ def main(args: argparse.Namespace) -> None:
     from repe import processes, selection, stages
     from repe.collection import collect
     from repe.state_cache import StateSource
+    from repe.streaming import check_options, collect_streaming
 
+    check_options(args)
     chosen = selection.model(args)
     work = processes.decided(lambda: find_work(args, chosen))
     if not work:
@@ -33,7 +35,10 @@ def main(args: argparse.Namespace) -> None:
         source = StateSource(chosen, meta, args)
     for concept, language in stages.progress(share, "collecting"):
         split = splits[concept, language]
-        entry = collect(source.of(split), split, concept, language, args)
+        if args.stream:
+            entry = collect_streaming(source.model, split, args.batch_size, not args.no_validation)
+        else:
+            entry = collect(source.of(split), split, concept, language, args)
         digests = {"data": {language: split.sha256}}
         files[concept].add(meta | digests, len(entry["directions"]), {"languages": {language: entry}}, args.overwrite)
     stages.report(pending, files, "vectors")
@@ -57,7 +62,7 @@ def find_work(args: argparse.Namespace, chosen: "ChosenModel") -> tuple | None:
 
 
 def start() -> None:
-    cli.run(main, cli.parser(__doc__))
+    cli.run(main, cli.add_collection(cli.parser(__doc__)))
 
 
 if __name__ == "__main__":

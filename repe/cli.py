@@ -116,6 +116,14 @@ def _add_cross_model(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def add_collection(parser: Parser) -> Parser:
+    """Add the options of collecting vectors to those that all scripts share."""
+    parser.add_argument_group("collecting").add_argument(
+        "--stream", action="store_true", help="put states aside on the disk: memory does not grow with the texts"
+    )
+    return parser
+
+
 def add_control(parser: argparse.ArgumentParser) -> None:
     """Add the options of control to those that all scripts share."""
     group = parser.add_argument_group("control")
@@ -249,7 +257,9 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
         main(parser.parse_args())
     except UserError as error:
         if processes.reports_errors():
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
+            # The main process's progress bar may stand in the line.
+            start = "" if processes.is_main() else "\n"
+            print(f"{start}error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         if processes.is_main():
