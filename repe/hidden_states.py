@@ -16,6 +16,9 @@ from repe.batching import in_batches
 from repe.errors import UserError
 from repe.models import Model
 
+# Tokenizers keep much more of a text than its tokens until they are done.
+ENCODED_AT_ONCE = 1000
+
 
 @torch.inference_mode()
 def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None = None) -> torch.Tensor:
@@ -96,14 +99,16 @@ def tokenize(model: Model, texts: Sequence[str]) -> list[list[int]]:
 
 def encode(model: Model, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text in the model's template, however many."""
-    ids = model.tokenizer(
-        [model.template.render(text) for text in texts],
-        add_special_tokens=model.template.special_tokens,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )["input_ids"]
-    return list(ids)
+    ids: list[list[int]] = []
+    for start in range(0, len(texts), ENCODED_AT_ONCE):
+        ids += model.tokenizer(
+            [model.template.render(text) for text in texts[start : start + ENCODED_AT_ONCE]],
+            add_special_tokens=model.template.special_tokens,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+    return ids
 
 
 def _cut(model: Model, text: str, most: int) -> list[int]:

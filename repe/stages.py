@@ -104,7 +104,7 @@ def share(pending: Work, splits: Mapping[tuple[str, str], Split]) -> list[tuple[
 
 
 def progress(work: Sequence[tuple[str, str]], what: str) -> Iterator[tuple[str, str]]:
-    """The concepts and languages of `work`, with a bar that names the one under way: the main process's stands for all."""
+    """The concepts and languages of `work`, with a bar that names the one under way; other processes show none."""
     several = f" (process 1 of {processes.count()})" if processes.count() > 1 else ""
     with tqdm(work, desc=f"{what}{several}", unit="set", disable=not processes.is_main()) as bar:
         for concept, language in bar:
