@@ -98,6 +98,18 @@ def test_a_sign_is_minus_one_where_the_positive_text_is_mostly_the_lower_one() -
     assert means.mean_norm() == pytest.approx(20 / 6)
 
 
+def test_a_difference_that_is_small_beside_the_means_keeps_its_digits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([[True, False]] * 300)
+    states = 100 + torch.randn(600, 5, generator=generator)
+    means = ClassMeans(labels, [300], 1, 5)
+    for start in range(0, 600, 7):
+        rows = [*range(start, min(600, start + 7))]
+        means.update(rows, [states[rows]])
+    expected = states[::2].double().mean(0) - states[1::2].double().mean(0)
+    assert (means.directions()[0, 0] - expected).norm() <= 1e-6 * expected.norm()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_spool_gives_back_what_was_put_in(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
