@@ -26,8 +26,9 @@ WRITE_EVERY = 20.0
 
 
 def main(args: argparse.Namespace) -> None:
-    from repe import control, selection
+    from repe import control, processes, selection
 
+    processes.alone("control")
     chosen = selection.model(args)
     controls = control.planned(args, chosen)
     if any(one.pending() for one in controls):

@@ -94,6 +94,10 @@ class ResultFile:
         self.path = res_dir / folder / concept / kind.file_name(self.stem)
         self.released_path = self.path.with_suffix(".pk")
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Sent to another process it is a path; what it holds is read there.
+        return {name: self.__dict__[name] for name in ("concept", "path", "released_path")}
+
     @cached_property
     def content(self) -> dict[str, Any]:
         """The checked content of the `.pt` file; empty tables where there is none.
@@ -140,6 +144,10 @@ class ResultFile:
         for table, depth in self.tables.items():
             _expect(isinstance(content[table], dict) and _names(content[table]), f"no table {table}")
             _expect(depth == 1 or all(_names(row.keys()) for row in content[table].values()), f"names in {table}")
+
+    def released_tables(self) -> tuple[int, dict[str, Any]]:
+        """The number of layers and the tables that the download fills, as `add` takes them."""
+        raise NotImplementedError
 
     @property
     def languages(self) -> list[str]:
@@ -288,6 +296,15 @@ class VectorFile(ResultFile):
             _expect(holds(norm, torch.float32, (count,)), f"mean_norm of {language}")
             _expect(bool((torch.isfinite(norm) & (norm >= 0)).all()), f"mean_norm of {language} is no length")
 
+    def released_tables(self) -> tuple[int, dict[str, Any]]:
+        """The download's vectors."""
+        found = released.read_vectors(self.released_path)
+        rows = {
+            language: {name: torch.from_numpy(entry[name]) for name in ("directions", "signs")}
+            for language, entry in found.items()
+        }
+        return max((len(entry["layers"]) for entry in found.values()), default=0), {"languages": rows}
+
     @property
     def languages(self) -> list[str]:
         """Languages that have vectors."""
@@ -341,6 +358,17 @@ class AccuracyFile(ResultFile):
                 if depth == 2 or name not in targets
             }
         return kept
+
+    def released_tables(self) -> tuple[int, dict[str, Any]]:
+        """The download's accuracies."""
+        rows = {
+            source: {
+                target: torch.tensor([row[layer] for layer in sorted(row)], dtype=torch.float64)
+                for target, row in targets.items()
+            }
+            for source, targets in released.read_accuracy(self.released_path).items()
+        }
+        return max((len(row) for targets in rows.values() for row in targets.values()), default=0), {"accuracy": rows}
 
     @property
     def languages(self) -> list[str]:
