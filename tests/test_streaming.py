@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,6 +97,18 @@ def test_a_sign_is_minus_one_where_the_positive_text_is_mostly_the_lower_one() -
     assert turned == pytest.approx(-7 / 3 - 3)
     assert straight == 1
     assert means.mean_norm() == pytest.approx(20 / 6)
+
+
+def test_each_part_has_the_sign_of_its_own_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth pair, which validation leaves out, turns the direction over against the other four."""
+    states = torch.tensor([[1.0], [0.0]] * 4 + [[-30.0], [0.0]])
+    monkeypatch.setattr(
+        "repe.streaming.visit_last_tokens", lambda _model, _texts, take, _size: take([*range(10)], [states])
+    )
+    texts = SimpleNamespace(labels=((True, False),) * 5, train_texts=lambda: [""] * 10)
+    found = collect_streaming(SimpleNamespace(layers=1, hidden_size=1, dtype=torch.float32), texts)  # type: ignore[arg-type]
+    assert (found["directions"].item(), found["signs"].item()) == (pytest.approx(-5.2), -1)
+    assert (found["validation_directions"].item(), found["validation_signs"].item()) == (1, 1)
 
 
 def test_a_difference_that_is_small_beside_the_means_keeps_its_digits() -> None:
