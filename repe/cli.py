@@ -60,6 +60,13 @@ def _add_subject(group: argparse._ArgumentGroup) -> None:
         metavar="S",
         help="share (below 1) or number of pairs to train on, at most 0.8 of them; the test set stays (default: 0.8)",
     )
+    group.add_argument(
+        "--split-by",
+        choices=("pair", "item"),
+        default="pair",
+        help="item: train on the same items in all languages, so that no translation of one is tested; in folders of "
+        "their own (default: pair, each language by itself as published)",
+    )
     group.add_argument("--no-validation", action="store_true", help="leave out the accuracy on held-out training pairs")
     group.add_argument("--random-direction", action="store_true", help="baseline: shuffle the training labels")
     group.add_argument("--direction-method", choices=METHODS, default="cluster_mean", help="default: cluster_mean")

@@ -9,7 +9,7 @@ from typing import Any, Generic
 from repe import selection
 from repe.errors import UserError
 from repe.paper import CONCEPTS, FAMILIES, LANGUAGES, Family, in_paper_order, seven_billion
-from repe.results import File, ResultFile, model_folder
+from repe.results import File, ResultFile
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def open_models(args: argparse.Namespace, file_type: type[File], same_language: 
         UserError: a model, concept or language has no results; says which stage makes them.
     """
     names = args.cross_model or [selection.model(args).label]
-    folders = [model_folder(name, args.split) for name in names]
+    folders = [selection.results_folder(args, name).name for name in names]
     for folder in folders:
         if not (args.res_dir / folder).is_dir():
             there = " ".join(sorted(path.name for path in args.res_dir.glob("*") if any(path.glob("*/*.p[tk]"))))
@@ -114,6 +114,6 @@ def out_dir(args: argparse.Namespace) -> Path:
     """Where figures and tables go: `--out-dir`, else beside the results of what is analysed."""
     if args.out_dir:
         return Path(args.out_dir)
-    return Path(args.res_dir) / (
-        "cross_model" if args.cross_model else model_folder(selection.model(args).label, args.split)
-    )
+    if args.cross_model:
+        return Path(args.res_dir) / "cross_model"
+    return selection.results_folder(args, selection.model(args).label)
