@@ -9,7 +9,7 @@ from typing import Any, Generic
 from repe import selection
 from repe.errors import UserError
 from repe.paper import CONCEPTS, FAMILIES, LANGUAGES, Family, in_paper_order, seven_billion
-from repe.results import File, ResultFile
+from repe.results import AccuracyFile, File, Kind, ResultFile
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,29 @@ def open_models(args: argparse.Namespace, file_type: type[File], same_language: 
     all_files = [file for by_concept in files.values() for file in by_concept.values()]
     languages = _common_languages(args.lang, all_files, same_language)
     return Compared(files, languages, FAMILIES[args.model_family] if args.model_family else None)
+
+
+def random_files(args: argparse.Namespace, compared: Compared[AccuracyFile]) -> dict[str, dict[str, AccuracyFile]]:
+    """The accuracies of vectors of shuffled labels, beside those that are compared, by results folder and concept.
+
+    Raises:
+        UserError: there are none of a language; says which commands make them.
+    """
+    if args.random_direction:
+        raise UserError("--permutations compares with --random-direction: leave out one of the two")
+    kind = Kind(args.direction_method, random_direction=True)
+    found = {
+        model: {concept: AccuracyFile(args.res_dir, model, concept, kind) for concept in by_concept}
+        for model, by_concept in compared.files.items()
+    }
+    for file in (file for by_concept in found.values() for file in by_concept.values()):
+        if lacking := file.lacking(compared.languages, same_language=True):
+            raise UserError(
+                f"--permutations compares with vectors of shuffled labels, and {file.path} has no results for "
+                f"{' '.join(lacking)}: run collect_vector.py --random-direction, then recognize_concept.py "
+                "--random-direction, with the options that made the others"
+            )
+    return found
 
 
 def _how(file_type: type[ResultFile]) -> str:
