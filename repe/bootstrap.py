@@ -61,7 +61,8 @@ def outcomes(file: AccuracyFile, cells: Sequence[tuple[str, str]], selection: Se
 
 def weights(items: int, draws: int, generator: np.random.Generator) -> np.ndarray:
     """How often each draw of `items` out of as many, with replacement, has each item: float32 (draws, items)."""
-    return generator.multinomial(items, np.full(items, 1 / items), size=draws).astype(np.float32)
+    drawn = generator.integers(items, size=(draws, items)) + items * np.arange(draws)[:, None]
+    return np.bincount(drawn.ravel(), minlength=draws * items).reshape(draws, items).astype(np.float32)
 
 
 def accuracy_draws(

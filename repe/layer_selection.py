@@ -135,7 +135,5 @@ def _accuracies_beside(file: VectorFile) -> AccuracyFile:
     """The accuracies that were made with a file's vectors."""
     beside = AccuracyFile(file.path.parents[2], file.path.parent.parent.name, file.concept, file.kind)
     if not (beside.path.exists() or beside.released_path.exists()):
-        raise UserError(
-            f"--layer-select validation needs {beside.path} beside {file.path.name}: run recognize_concept.py"
-        )
+        raise UserError(f"--layer-select validation needs {beside.path}, which is not there: run recognize_concept.py")
     return beside
