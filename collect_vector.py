@@ -5,43 +5,64 @@
   python collect_vector.py --lang en fr --concept morality --model-path PATH_OF_ANY_TRANSFORMERS_MODEL
 
 Reads <data-dir>/<concept>/<concept>_<lang>.json and writes <res-dir>/<model>/<concept>/reader_dict.pt, a language at a
-time. Languages that are there already stay as they are.
+time. Languages that are there already stay as they are. Several processes divide the sets:
+
+  accelerate launch --multi_gpu --num_processes 4 collect_vector.py --lang en fr zh --model-name bloomz --model-size 7B1
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
 from repe import cli
 
+if TYPE_CHECKING:
+    from repe.selection import ChosenModel
+
 
 def main(args: argparse.Namespace) -> None:
-    from repe import selection, stages
+    from repe import processes, selection, stages
     from repe.collection import collect
-    from repe.results import VectorFile
     from repe.state_cache import StateSource
+    from repe.streaming import check_options, collect_streaming
 
+    check_options(args)
     chosen = selection.model(args)
+    work = processes.decided(lambda: find_work(args, chosen))
+    if not work:
+        return
+    files, pending, splits, meta = work
+    if share := stages.share(pending, splits):
+        source = StateSource(chosen, meta, args)
+    for concept, language in stages.progress(share, "collecting"):
+        split = splits[concept, language]
+        if args.stream:
+            entry = collect_streaming(source.model, split, args.batch_size, not args.no_validation)
+        else:
+            entry = collect(source.of(split), split, concept, language, args)
+        digests = {"data": {language: split.sha256}}
+        files[concept].add(meta | digests, len(entry["directions"]), {"languages": {language: entry}}, args.overwrite)
+    stages.report(pending, files, "vectors")
+
+
+def find_work(args: argparse.Namespace, chosen: "ChosenModel") -> tuple | None:
+    """What is missing, and what it is made from and with; whatever may be wrong with that is found before a model is
+    loaded."""
+    from repe import selection, stages
+    from repe.results import VectorFile
+
     wanted = selection.concepts_and_languages(args)
     files = selection.result_files(args, chosen, wanted, VectorFile)
     pending = {
         concept: [language for language in languages if args.overwrite or language not in files[concept].vectors]
         for concept, languages in wanted.items()
     }
-    # Whatever may be wrong with the input is found before a model is loaded.
     splits = stages.read_splits(args, wanted, pending)
     meta = stages.checked_meta(args, chosen, files, pending, splits)
-    if not stages.anything(pending, files, "vectors"):
-        return
-    source = StateSource(chosen, meta, args)
-    for concept, language in stages.progress(pending, "collecting"):
-        split = splits[concept, language]
-        entry = collect(source.of(split), split, concept, language, args)
-        digests = {"data": {language: split.sha256}}
-        files[concept].add(meta | digests, len(entry["directions"]), {"languages": {language: entry}}, args.overwrite)
-    stages.report(pending, files, "vectors")
+    return (files, pending, splits, meta) if stages.anything(pending, files, "vectors") else None
 
 
 def start() -> None:
-    cli.run(main, cli.parser(__doc__))
+    cli.run(main, cli.add_collection(cli.parser(__doc__)))
 
 
 if __name__ == "__main__":

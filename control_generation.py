@@ -2,7 +2,7 @@
 """Stage 5: steer replies in many languages with the concept vector of one (Section 5 of arXiv 2402.18120).
 
   python control_generation.py --model-name llama2-chat --model-size 7B --concept harmfulness \\
-      --source-lang en --target-lang en fr zh --prompts prompts.jsonl --layers 0.3:0.6 --strength=-4,-2,0,2,4
+      --source-lang en --target-lang en fr zh --prompts prompts.jsonl --layers 0.3:0.6 --strength=-1,-0.5,0,0.5,1
 
 Reads the vectors of stage 1 and prompts (JSON lines with id, lang, prompt, harmful), and writes to
 <res-dir>/<model>/<concept>/control/<source>/ generations.jsonl (a reply a line), control.csv (refusal and other rates
@@ -26,8 +26,9 @@ WRITE_EVERY = 20.0
 
 
 def main(args: argparse.Namespace) -> None:
-    from repe import control, selection
+    from repe import control, processes, selection
 
+    processes.alone("control")
     chosen = selection.model(args)
     controls = control.planned(args, chosen)
     if any(one.pending() for one in controls):
@@ -41,13 +42,15 @@ def generate(args: argparse.Namespace, chosen: "ChosenModel", controls: "list[Co
     from tqdm import tqdm
 
     from repe.generation import prompt_batches
+    from repe.results import check_fit
 
     model = chosen.load(with_head=True)
+    for one in controls:
+        check_fit(one.vectors, model.layers, model.hidden_size)
     batches = prompt_batches(model, controls[0].prompts, args.max_new_tokens, args.batch_size)
     goals: dict[str, dict[float, float]] = {}
     with tqdm(total=sum(len(one.pending()) for one in controls), desc="generating", unit="reply") as bar:
         for one in controls:
-            one.check_shape(model)
             bar.set_postfix_str(f"{one.concept} {one.source}")
             if args.calibrate and one.concept not in goals:  # the first source's
                 goals[one.concept] = one.goals(model, batches)

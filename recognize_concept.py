@@ -9,14 +9,21 @@ Without --cross-model, reads the vectors of stage 1 and the test pairs, and writ
 the accuracy of each language's vectors (source) on each language's pairs (target). With it, draws Figure 2 and writes
 Table 6 from such files; with --layer-select also for layers that were not chosen on the test set, with --bootstrap with
 95 % intervals, with --permutations with p-values of the difference from vectors of shuffled labels.
+Several processes divide the targets of all concepts (without --cross-model):
+
+  accelerate launch --multi_gpu --num_processes 4 recognize_concept.py --lang en fr zh --concept morality
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
 from repe import cli
 from repe.errors import UserError
 
 FIGURE = "figure2_recognition_accuracy"
+
+if TYPE_CHECKING:
+    from repe.selection import ChosenModel
 
 
 def main(args: argparse.Namespace) -> None:
@@ -31,30 +38,22 @@ def main(args: argparse.Namespace) -> None:
 
 
 def recognize_all(args: argparse.Namespace) -> None:
-    from repe import selection, stages
+    from repe import processes, selection, stages
     from repe.recognition import recognize
-    from repe.results import AccuracyFile, VectorFile
     from repe.state_cache import StateSource
 
     chosen = selection.model(args)
-    wanted = selection.concepts_and_languages(args)
-    vector_files = selection.result_files(args, chosen, wanted, VectorFile)
-    files = selection.result_files(args, chosen, wanted, AccuracyFile)
-    sources = {concept: stages.sources(vector_files[concept], languages) for concept, languages in wanted.items()}
-    pending = {
-        concept: [language for language in languages if args.overwrite or files[concept].untried(language, languages)]
-        for concept, languages in wanted.items()
-    }
-    splits = stages.read_splits(args, wanted, pending)
-    meta = stages.checked_meta(args, chosen, files, pending, splits, vector_files=vector_files)
-    if not stages.anything(pending, files, "accuracies"):
+    work = processes.decided(lambda: find_work(args, chosen))
+    if not work:
         return
-    source = StateSource(chosen, meta, args)
-    for concept, target in stages.progress(pending, "recognising"):
+    files, vector_files, wanted, pending, splits, meta = work
+    if share := stages.share(pending, splits):
+        source = StateSource(chosen, meta, args)
+    for concept, target in stages.progress(share, "recognising"):
         untried = [*wanted[concept]] if args.overwrite else files[concept].untried(target, wanted[concept])
         if not untried:  # another run was faster
             continue
-        missing = {language: sources[concept][language] for language in untried}
+        missing = stages.sources(vector_files[concept], untried)
         layers = len(next(iter(missing.values())).directions)
         split = splits[concept, target]
         rows = recognize(source.of(split), split, target, missing, args)
@@ -64,6 +63,28 @@ def recognize_all(args: argparse.Namespace) -> None:
         }
         files[concept].add(meta | digests, layers, rows, args.overwrite)
     stages.report(pending, files, "accuracies")
+
+
+def find_work(args: argparse.Namespace, chosen: "ChosenModel") -> tuple | None:
+    """What is missing, and what it is made from and with; whatever may be wrong with that is found before a model is
+    loaded."""
+    from repe import selection, stages
+    from repe.results import AccuracyFile, VectorFile
+
+    wanted = selection.concepts_and_languages(args)
+    vector_files = selection.result_files(args, chosen, wanted, VectorFile)
+    files = selection.result_files(args, chosen, wanted, AccuracyFile)
+    for concept, languages in wanted.items():
+        stages.sources(vector_files[concept], languages)
+    pending = {
+        concept: [language for language in languages if args.overwrite or files[concept].untried(language, languages)]
+        for concept, languages in wanted.items()
+    }
+    splits = stages.read_splits(args, wanted, pending)
+    meta = stages.checked_meta(args, chosen, files, pending, splits, vector_files=vector_files)
+    if not stages.anything(pending, files, "accuracies"):
+        return None
+    return files, vector_files, wanted, pending, splits, meta
 
 
 def compare(args: argparse.Namespace) -> None:

@@ -297,7 +297,7 @@ def train(
 
 
 def mean_loss(logits: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, assistant: int) -> torch.Tensor:
-    """Mean loss over what users say plus mean loss over what the assistant answers, in nats a token.
+    """TEXT_WEIGHT x mean loss over what users say plus mean loss over what the assistant answers, nats a token.
 
     An answer is often a single mark: in a mean over all tokens it would count for next to nothing.
 

@@ -34,7 +34,7 @@ CONTROL = (
 
 
 def run(script: str, *options: object) -> None:
-    """Run one of the scripts at the top, showing the command and then what it says.
+    """Run one of the scripts at the top, or a module with `-m`, showing the command and then what it says.
 
     Raises:
         subprocess.CalledProcessError: it failed.
@@ -101,6 +101,7 @@ def main() -> None:
     labels = {f"pocket-{kind}-{size}": kind for kind in KINDS for size in sizes}
     all_stages([(label, kind, "demo/models", "demo/res", KINDS[kind][1]) for label, kind in labels.items()])
     compare([*labels])
+    run("-m", "repe.report", "--res-dir", "demo/res")
     summarize(labels)
 
 
@@ -130,7 +131,8 @@ def summarize(labels: dict[str, str]) -> None:
             f"{one['released_others']:.2f} in other languages ({one['random_released']:.2f})"
         )
     print(f"\nFigures and tables: {(RESULTS / 'cross_model').relative_to(DEMO.parent)}/")
-    print(f"and {RESULTS.relative_to(DEMO.parent)}/<model>/harmfulness/control/<source>/")
+    print(f"and {RESULTS.relative_to(DEMO.parent)}/<model>/harmfulness/control/<source>/; all of them on one page:")
+    print(f"{(RESULTS / 'cross_model/report.html').relative_to(DEMO.parent)}")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ import torch
 from repe.errors import UserError
 from repe.models import Model
 
-# Padded tokens a batch where memory does not say: enough to fill the arithmetic units, little enough for any machine.
-AUTO_TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 4096}
+# Padded tokens a batch where memory does not say: enough to fill the arithmetic units, few enough that texts of one
+# batch are of like length. On a CPU more gain nothing: with 2,048 a hundred short texts are padded by half.
+AUTO_TOKENS = {"cpu": 512, "mps": 4096}
 
-# Decoding runs one token of each row at a time: so many times the rows of a plain forward pass still pay.
-DECODING_FACTOR = 4
+# The same for decoding, which runs one token of each row at a time, so that more rows still pay.
+DECODING_TOKENS = {"cpu": 8192, "mps": 16384}
 
 # On a GPU the budget is what this part of its free memory holds, within these bounds: fewer tokens leave it idle, more
 # gain nothing.
@@ -31,7 +32,7 @@ def token_budget(model: Model) -> int:
 def generation_budget(model: Model) -> int:
     """Padded tokens of a batch of prompts and replies: decoded one by one, but kept with their keys and values."""
     if model.device.type != "cuda":
-        return DECODING_FACTOR * AUTO_TOKENS[model.device.type]
+        return DECODING_TOKENS[model.device.type]
     return _fitting(model, 2 * model.layers * model.hidden_size * model.dtype.itemsize)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from repe import processes
 from repe.errors import UserError
 from repe.paper import FAMILIES, TRAIN_SHARE
 from repe.registry import DEFAULT_NAME, DEFAULT_SIZE
@@ -29,7 +30,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line instead of the whole usage."""
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n" if processes.is_main() else None)
 
 
 def parser(doc: str, cross_model: bool = False) -> Parser:
@@ -158,6 +159,14 @@ def add_permutations(parser: argparse.ArgumentParser, test: str) -> None:
         metavar="N",
         help=f"{test}, from N permutations (N: {PERMUTATIONS}; default: none)",
     )
+
+
+def add_collection(parser: Parser) -> Parser:
+    """Add the options of collecting vectors to those that all scripts share."""
+    parser.add_argument_group("collecting").add_argument(
+        "--stream", action="store_true", help="put states aside on the disk: memory does not grow with the texts"
+    )
+    return parser
 
 
 def add_control(parser: argparse.ArgumentParser) -> None:
@@ -308,9 +317,13 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
     try:
         main(parser.parse_args())
     except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        if processes.reports_errors():
+            # The main process's progress bar may stand in the line.
+            start = "" if processes.is_main() else "\n"
+            print(f"{start}error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted: what was finished is on disk; the same command goes on from there", file=sys.stderr)
+        if processes.is_main():
+            print("\ninterrupted: what was finished is on disk; the same command goes on from there", file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(0)

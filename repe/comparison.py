@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
 
-from repe import selection
+from repe import processes, selection
 from repe.errors import UserError
 from repe.paper import CONCEPTS, FAMILIES, LANGUAGES, Family, in_paper_order, seven_billion
 from repe.results import AccuracyFile, File, Kind, ResultFile
@@ -62,6 +62,7 @@ def open_models(args: argparse.Namespace, file_type: type[File], same_language: 
     Raises:
         UserError: a model, concept or language has no results; says which stage makes them.
     """
+    processes.alone("the comparison of models")
     names = args.cross_model or [selection.model(args).label]
     folders = [selection.results_folder(args, name).name for name in names]
     for folder in folders:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from repe import selection, stages
 from repe.errors import UserError
-from repe.files import plain_name, sha256
+from repe.files import plain_name
 from repe.generation import Decoding, PromptBatch, generate, next_token_log_probs, reply_losses
 from repe.models import Model
 from repe.prompts import Prompt, read_prompts
@@ -72,19 +72,6 @@ class Control:
     decoding: Decoding
     file: ReplyFile
 
-    def check_shape(self, model: Model) -> None:
-        """Refuse vectors of another model.
-
-        Raises:
-            UserError: they have other layers or another width than `model`.
-        """
-        layers, _, hidden = self.vectors[self.source].directions.shape
-        if (layers, hidden) != (model.layers, model.hidden_size):
-            raise UserError(
-                f"the vectors of {self.source} have {layers} layers of width {hidden}, {model.label} has "
-                f"{model.layers} of {model.hidden_size}: collect them with this model"
-            )
-
     def pending(self) -> list[Key]:
         """Replies that are not on disk."""
         keys = [_key(condition, prompt) for condition in self.conditions for prompt in self.prompts]
@@ -114,8 +101,14 @@ class Control:
             drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal((layers, hidden), dtype=np.float32))
             return self._chosen(drawn / drawn.norm(dim=-1, keepdim=True)).expand(len(languages), -1, -1)
         own = condition.baseline == "target_vector"
-        chosen = [self.vectors[language if own else self.source] for language in languages]
-        return torch.stack([self._chosen(unit_directions(one.directions, one.signs)) for one in chosen])
+        return torch.stack([self._units[language if own else self.source] for language in languages])
+
+    @cached_property
+    def _units(self) -> dict[str, torch.Tensor]:
+        """By language, float32 (layers, hidden) of the chosen layers."""
+        return {
+            language: self._chosen(unit_directions(one.directions, one.signs)) for language, one in self.vectors.items()
+        }
 
     def _chosen(self, by_layer: torch.Tensor) -> torch.Tensor:
         return by_layer[[layer - 1 for layer in self.layers]]
@@ -245,6 +238,7 @@ class Control:
             tokens = [batch.tokens[row] for row in rows]
             languages = [batch.languages[row] for row in rows]
             activations = self.activations(condition, languages, [strengths[language] for language in languages])
+            # Anew each time: those of all prompts, a vocabulary each, would not fit beside a large model.
             plain = next_token_log_probs(model, tokens)
             with steered(model.lm, model.blocks, activations, self.operator, self.scope):
                 moved = next_token_log_probs(model, tokens)
@@ -255,12 +249,12 @@ class Control:
 
     def goals(self, model: Model, batches: Sequence[PromptBatch]) -> dict[float, float]:
         """By strength, how far the source's vector moves the source's own prompts, in nats: what to calibrate to."""
-        steering = [one for one in self.conditions if one.strength and one.draw in (None, 1)]
+        strengths = {one.strength for one in self.conditions if one.strength}
         return {
-            one.strength: self.divergence(
-                model, Condition("concept", one.strength), batches, {self.source: one.strength}
-            )[self.source]
-            for one in steering
+            strength: self.divergence(model, Condition("concept", strength), batches, {self.source: strength})[
+                self.source
+            ]
+            for strength in sorted(strengths)
         }
 
 
@@ -274,8 +268,8 @@ def planned(args: argparse.Namespace, chosen: ChosenModel) -> list[Control]:
     Raises:
         UserError: prompts, vectors or layers that are not there; vectors or replies made with other settings.
     """
-    everything = read_prompts(args.prompts)
-    prompts = read_prompts(args.prompts, args.target_lang or args.lang)
+    file_of_prompts = read_prompts(args.prompts)
+    prompts = file_of_prompts.of(args.target_lang or args.lang)
     targets = list(dict.fromkeys(prompt.lang for prompt in prompts))
     sources = [plain_name(source, "--source-lang") for source in dict.fromkeys(args.source_lang)]
     if args.calibrate and sources[0] not in targets:
@@ -292,7 +286,7 @@ def planned(args: argparse.Namespace, chosen: ChosenModel) -> list[Control]:
         layers = parse_layers(args.layers, len(next(iter(vectors.values())).directions))
         for source in sources:
             settings = {name: meta[name] for name in SETTINGS if name in meta} | {
-                "prompts": sha256(args.prompts.read_bytes()),
+                "prompts": file_of_prompts.sha256,
                 "vectors": {language: vectors[language].digest for language in (source, *own)},
                 "layers": layers,
                 "operator": args.operator,
@@ -305,7 +299,7 @@ def planned(args: argparse.Namespace, chosen: ChosenModel) -> list[Control]:
                 "num_beams": args.num_beams,
                 "seed": args.seed,
             }
-            replies = ReplyFile(file.path.parent / "control" / source, settings, everything)
+            replies = ReplyFile(file.path.parent / "control" / source, settings, file_of_prompts.prompts)
             if args.overwrite:
                 replies.clear()
             replies.check_settings()

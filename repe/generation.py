@@ -155,20 +155,21 @@ def _seeded(*seeds: int) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def reply_losses(model: Model, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> list[float]:
-    """How surprising each reply is to the model: mean negative log-likelihood, nats a token; NaN for an empty reply."""
+def reply_losses(
+    model: Model, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]
+) -> list[float | None]:
+    """How surprising each reply is to the model: mean negative log-likelihood, nats a token; None for an empty one."""
     whole = [[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
     ids, mask = _padded_left(whole, model)
     longest = max(map(len, replies))
     if longest == 0:
-        return [float("nan")] * len(whole)
+        return [None] * len(whole)
     # The logits that predict the replies: those of the tokens before.
     logits = _logits(model, ids, mask, longest + 1)[:, :-1].float()
     targets = ids[:, -longest:].to(logits.device)
     losses = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
     return [
-        float(row[longest - len(reply) :].mean()) if reply else float("nan")
-        for row, reply in zip(losses, replies, strict=True)
+        float(row[longest - len(reply) :].mean()) if reply else None for row, reply in zip(losses, replies, strict=True)
     ]
 
 

@@ -5,7 +5,7 @@ after the model's final norm. That is Transformers' `hidden_states[l]`; the embe
 out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,10 +16,36 @@ from repe.batching import in_batches
 from repe.errors import UserError
 from repe.models import Model
 
+# Tokenizers keep much more of a text than its tokens until they are done.
+ENCODED_AT_ONCE = 1000
+
 
 @torch.inference_mode()
 def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None = None) -> torch.Tensor:
-    """Run `texts` through the trunk and keep each one's last token.
+    """Run `texts` through the trunk and keep each one's last token, see `visit_last_tokens`.
+
+    Returns:
+        (layers, texts, hidden) in the model's dtype, on the device that token ids go to; texts in the order given.
+    """
+    states = torch.empty(model.layers, len(texts), model.hidden_size, dtype=model.dtype, device=model.device)
+
+    def keep(rows: list[int], found: list[torch.Tensor]) -> None:
+        index = torch.tensor(rows, device=states.device)
+        for layer, state in enumerate(found):
+            states[layer, index] = state.to(states.device)
+
+    visit_last_tokens(model, texts, keep, batch_size)
+    return states
+
+
+@torch.inference_mode()
+def visit_last_tokens(
+    model: Model,
+    texts: Sequence[str],
+    visit: Callable[[list[int], list[torch.Tensor]], None],
+    batch_size: int | None = None,
+) -> None:
+    """Run `texts` through the trunk and hand over each one's last token, a batch at a time.
 
     Texts of like length share a batch. They are padded on the right whatever the tokenizer's side: a causal model then
     needs neither shifted positions nor a mask for the tokens that count, and an encoder has its mask.
@@ -29,30 +55,26 @@ def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None
     Args:
         model: trunk, tokenizer and template.
         texts: without the template.
+        visit: takes the indices of a batch's texts and, for each layer, their states (texts, hidden), in the model's
+            dtype, on the device of the layer.
         batch_size: texts a batch; None for as many as a budget of tokens allows.
-
-    Returns:
-        (layers, texts, hidden) in the model's dtype, on the device that token ids go to; texts in the order given.
 
     Raises:
         UserError: a text has no token or more than the model has positions for; a state is not finite; a single text
             does not fit into memory.
     """
     tokens = tokenize(model, texts)
-    states = torch.empty(model.layers, len(texts), model.hidden_size, dtype=model.dtype, device=model.device)
     with _kept_last_tokens([*model.blocks][:-1]) as kept:
 
         def run(rows: list[int]) -> None:
             ids, mask, last = _padded([tokens[row] for row in rows], model)
             kept.start(last)
             output = model.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            index = torch.tensor(rows, device=states.device)
-            for layer, state in enumerate([*kept.states, _rows(output, last)]):
-                states[layer, index] = state.to(states.device)
+            states = [*kept.states, at_places(output, last)]
+            _check_finite(model, states, rows, texts)
+            visit(rows, states)
 
         in_batches(run, [len(ids) for ids in tokens], model, batch_size)
-    _check_finite(model, states, texts)
-    return states
 
 
 def tokenize(model: Model, texts: Sequence[str]) -> list[list[int]]:
@@ -77,14 +99,16 @@ def tokenize(model: Model, texts: Sequence[str]) -> list[list[int]]:
 
 def encode(model: Model, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text in the model's template, however many."""
-    ids = model.tokenizer(
-        [model.template.render(text) for text in texts],
-        add_special_tokens=model.template.special_tokens,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )["input_ids"]
-    return list(ids)
+    ids: list[list[int]] = []
+    for start in range(0, len(texts), ENCODED_AT_ONCE):
+        ids += model.tokenizer(
+            [model.template.render(text) for text in texts[start : start + ENCODED_AT_ONCE]],
+            add_special_tokens=model.template.special_tokens,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+    return ids
 
 
 def _cut(model: Model, text: str, most: int) -> list[int]:
@@ -117,10 +141,17 @@ def _padded(tokens: list[list[int]], model: Model) -> tuple[torch.Tensor, torch.
     return ids.to(model.device), mask.to(model.device), (lengths - 1).to(model.device)
 
 
-def _rows(states: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-    """The state of each text's last token, (texts, hidden), from those of all tokens, (texts, tokens, hidden)."""
+def at_places(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Each text's state at its place (texts,), (texts, hidden), from those of all tokens, (texts, tokens, hidden)."""
     # Indexing with tensors copies, so the states of all tokens can be freed.
-    return states[torch.arange(len(last), device=states.device), last.to(states.device)]
+    return states[torch.arange(len(places), device=states.device), places.to(states.device)]
+
+
+def states_of(output: Any) -> torch.Tensor:
+    """The states (rows, tokens, hidden) in what a block or a part of one gives."""
+    # A tensor in some architectures, in others a tuple that begins with it.
+    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return states
 
 
 class _Kept:
@@ -134,8 +165,7 @@ class _Kept:
         self.states, self.last = [], last
 
     def hook(self, _block: nn.Module, _inputs: Any, output: Any) -> None:
-        # Blocks give a tensor in some architectures, in others a tuple that begins with it.
-        self.states.append(_rows(output[0] if isinstance(output, tuple) else output, self.last))
+        self.states.append(at_places(states_of(output), self.last))
 
 
 @contextmanager
@@ -150,11 +180,11 @@ def _kept_last_tokens(blocks: Sequence[nn.Module]) -> Iterator[_Kept]:
             hook.remove()
 
 
-def _check_finite(model: Model, states: torch.Tensor, texts: Sequence[str]) -> None:
+def _check_finite(model: Model, states: Sequence[torch.Tensor], rows: Sequence[int], texts: Sequence[str]) -> None:
     for layer, state in enumerate(states, start=1):
         bad = ~torch.isfinite(state).all(dim=-1)
         if bad.any():
-            text = shorten(texts[int(bad.nonzero()[0])])
+            text = shorten(texts[min(row for row, is_bad in zip(rows, bad.tolist(), strict=True) if is_bad)])
             wider = "bfloat16 or float32" if model.dtype == torch.float16 else "float32"
             remedy = "the weights are damaged" if model.dtype == torch.float32 else f"use a wider --dtype ({wider})"
             raise UserError(f"{model.label}: layer {layer} of the text {text} is not finite in {model.dtype}: {remedy}")

@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from repe import qwen1, qwen1_tokenizer, qwen1_weights
+from repe import processes, qwen1, qwen1_tokenizer, qwen1_weights
 from repe.errors import UserError
 from repe.hub import ModelFolder
 from repe.templates import Template
@@ -60,21 +60,28 @@ class Model:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device for `--device`: `auto` takes a GPU where there is one.
+    """The device for `--device`: `auto` takes a GPU where there is one; of several processes each takes its own.
 
     Raises:
-        UserError: it is not there, or no device's name.
+        UserError: it is not there, or no device's name; or there are more processes than GPUs.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, there in available.items() if there))
+        name = next(kind for kind, there in available.items() if there)
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"--device {name!r} is no device: use auto, cpu, cuda, cuda:1 or mps") from None
     if not available.get(device.type) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise UserError(f"--device {name} is not on this machine: use auto or cpu")
-    return device
+    return _own_gpu() if device == torch.device("cuda") and processes.count() > 1 else device
+
+
+def _own_gpu() -> torch.device:
+    number, there = processes.local_rank(), torch.cuda.device_count()
+    if number >= there:
+        raise UserError(f"more processes than GPUs on this machine: start at most {there} here (--num_processes)")
+    return torch.device("cuda", number)
 
 
 def pick_dtype(name: str, device: torch.device, published: str) -> torch.dtype:

@@ -14,6 +14,7 @@ import torch
 import transformers
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from repe.hidden_states import at_places
 from repe.rep_control_reading_vec import DECODER_BLOCK, LayerIds, TokenPos, controlled, find_part, listed
 from repe.rep_reading import RepEReader, make_reader
 
@@ -146,7 +147,7 @@ class RepReadingPipeline(transformers.Pipeline):
             raise ValueError(f"hidden_layers: {outside[0]} is none of {-len(every)} to {len(every) - 1}")
         place = _place(rep_token, mask)
         # In float32 on the CPU, whatever the model computes in and wherever.
-        states = {layer: _rows(every[layer], place).float().cpu().numpy() for layer in layers}
+        states = {layer: at_places(every[layer], place).float().cpu().numpy() for layer in layers}
         return states if rep_reader is None else rep_reader.transform(states, layers, component_index)
 
     def _hidden_states(
@@ -260,8 +261,3 @@ def _place(rep_token: int, mask: torch.Tensor) -> torch.Tensor:
     if bool(((place < 0) | (place >= width)).any()):
         raise ValueError(f"rep_token {rep_token} is out of range for texts of {int(ends.min())} tokens")
     return place
-
-
-def _rows(states: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-    """The state at each row's place, (rows, hidden), of states (rows, tokens, hidden)."""
-    return states[torch.arange(len(place), device=states.device), place.to(states.device)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from repe.errors import UserError
-from repe.files import is_plain_name
+from repe.files import is_plain_name, sha256
 
 FIELDS: dict[str, type | tuple[type, ...]] = {"id": (str, int), "lang": str, "prompt": str, "harmful": bool}
 FAULTS_SHOWN = 5
@@ -26,19 +26,40 @@ class Prompt:
     """Whether a model that is aligned with the value would refuse."""
 
 
-def read_prompts(path: Path, languages: Sequence[str] | None = None) -> list[Prompt]:
-    """The prompts of a file in its order.
+@dataclass(frozen=True)
+class PromptFile:
+    """The prompts of one file, in its order."""
 
-    Args:
-        path: of JSON lines.
-        languages: those wanted; None for all.
+    path: Path
+    sha256: str
+    prompts: tuple[Prompt, ...]
+
+    def of(self, languages: Sequence[str] | None) -> list[Prompt]:
+        """The prompts in `languages`; all for None.
+
+        Raises:
+            UserError: there is none in one of them.
+        """
+        there = list(dict.fromkeys(prompt.lang for prompt in self.prompts))
+        if missing := [language for language in languages or [] if language not in there]:
+            raise UserError(
+                f"{self.path} has no prompt in {' '.join(missing)}, but in {' '.join(there)}: "
+                "choose among these with --target-lang"
+            )
+        return [prompt for prompt in self.prompts if not languages or prompt.lang in languages]
+
+
+def read_prompts(path: Path) -> PromptFile:
+    """Read and check a file of prompts.
 
     Raises:
-        UserError: the file cannot be read, has faulty lines (they are named, up to a limit), the same id twice in a
-            language, or nothing in one of `languages`.
+        UserError: the file cannot be read, holds no prompt, or has faulty lines (they are named, up to a limit) or the
+            same id twice in a language.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        raw = path.read_bytes()
+        # Not splitlines, which also cuts at marks that may stand inside a text, such as U+2028.
+        lines = raw.decode("utf-8-sig").split("\n")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): give a file with --prompts") from error
     except UnicodeDecodeError as error:
@@ -58,15 +79,9 @@ def read_prompts(path: Path, languages: Sequence[str] | None = None) -> list[Pro
     if faults:
         more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
         raise UserError(f"{path}: {'; '.join(faults[:FAULTS_SHOWN])}{more}")
-    there = list(dict.fromkeys(lang for lang, _ in prompts))
-    if missing := [language for language in languages or [] if language not in there]:
-        raise UserError(
-            f"{path} has no prompt in {' '.join(missing)}, but in {' '.join(there) or 'no language'}: "
-            "choose among these with --target-lang"
-        )
     if not prompts:
         raise UserError(f"{path} holds no prompt: write one JSON object a line with {', '.join(FIELDS)}")
-    return [prompt for prompt in prompts.values() if not languages or prompt.lang in languages]
+    return PromptFile(path, sha256(raw), tuple(prompts.values()))
 
 
 def _prompt(line: str) -> Prompt | str:

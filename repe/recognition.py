@@ -10,10 +10,9 @@ import torch
 
 from repe.collection import fitted_on
 from repe.data import Split, texts_of
-from repe.errors import UserError
 from repe.layer_selection import PAPER, Selection
 from repe.rep_readers import READERS
-from repe.results import AccuracyFile, Vectors
+from repe.results import AccuracyFile, Vectors, check_fit
 from repe.state_cache import States
 
 
@@ -81,7 +80,7 @@ def recognize(
     }
     held_out = split.train[fitted_on(len(split.train)) :] if validating else ()
     states = states_of(texts_of([*split.test, *held_out])).unflatten(1, (-1, 2))
-    _check_fit(states, sources)
+    check_fit(sources, len(states), states.shape[-1])
     correct = correct_pairs(stacked_directions([*sources.values()], signed), states[:, : len(split.test)]).cpu()
     rows: dict[str, Any] = {
         "accuracy": _by_source(sources, target, accuracy(correct)),
@@ -98,17 +97,6 @@ def recognize(
 
 def _by_source(sources: Mapping[str, Vectors], target: str, rows: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
     return {source: {target: row} for source, row in zip(sources, rows, strict=True)}
-
-
-def _check_fit(states: torch.Tensor, sources: Mapping[str, Vectors]) -> None:
-    expected = (states.shape[0], states.shape[-1])
-    for source, vectors in sources.items():
-        layers, _, hidden = vectors.directions.shape
-        if (layers, hidden) != expected:
-            raise UserError(
-                f"the vectors of {source} are of another model ({layers} layers of {hidden}) than the one named "
-                f"({expected[0]} layers of {expected[1]}): collect them again, or name the right model"
-            )
 
 
 def accuracy_at(

@@ -19,8 +19,9 @@ from torch import nn
 
 from repe.cli import OPERATORS
 from repe.errors import UserError
+from repe.hidden_states import states_of
 from repe.models import find_blocks
-from repe.steering import Activation, change, reading, states_of, with_states
+from repe.steering import Activation, change, reading, with_states
 
 DECODER_BLOCK = "decoder_block"
 # Parts of a block, where it has them under these names.

@@ -49,11 +49,7 @@ class RepReader(ABC):
         for layer, state in zip(layers or range(1, len(states) + 1), states, strict=True):
             single = state.float()
             direction = self.direction(single, labels)
-            if not direction.norm(dim=-1).all():
-                raise UserError(
-                    f"the {self.method} direction of layer {layer} is zero over {len(labels)} training pair(s): "
-                    "take more pairs (--split) or check that the template leaves the texts in"
-                )
+            check_direction(direction, self.method, layer, len(labels))
             self.directions[layer] = direction.cpu().numpy()
             self.direction_signs[layer] = signs(single, labels, direction).cpu().numpy()
         return self
@@ -130,6 +126,19 @@ READERS: dict[str, type[RepReader]] = {
 }
 
 
+def check_direction(direction: torch.Tensor, method: str, layer: int, pairs: int) -> None:
+    """Refuse states that leave no direction.
+
+    Raises:
+        UserError: a direction of (components, hidden) is zero.
+    """
+    if not direction.norm(dim=-1).all():
+        raise UserError(
+            f"the {method} direction of layer {layer} is zero over {pairs} training pair(s): "
+            "take more pairs (--split) or check that the template leaves the texts in"
+        )
+
+
 def signs(states: torch.Tensor, labels: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
     """Which way each direction points.
 
@@ -141,7 +150,11 @@ def signs(states: torch.Tensor, labels: torch.Tensor, directions: torch.Tensor) 
     Returns:
         int8 (components,): -1 if the text labelled positive has the smaller projection more often than the larger.
     """
-    projections = states @ (directions / directions.norm(dim=-1, keepdim=True)).T
+    return signs_of(states @ (directions / directions.norm(dim=-1, keepdim=True)).T, labels)
+
+
+def signs_of(projections: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Which way directions point, int8 (components,), by their training texts' projections (pairs, 2, components)."""
     positive = torch.where(labels[:, :1], projections[:, 0], projections[:, 1])
     negative = torch.where(labels[:, :1], projections[:, 1], projections[:, 0])
     larger, smaller = (positive >= negative).sum(dim=0), (positive <= negative).sum(dim=0)

@@ -48,7 +48,9 @@ class ReplyFile:
         if not self.path.exists():
             return {}
         try:
-            rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+            # Not splitlines, which also cuts at marks that may stand inside a reply, such as U+2028.
+            lines = self.path.read_bytes().decode().removesuffix("\n").split("\n")
+            rows = [json.loads(line) for line in lines]
             if not all(isinstance(row["reply"], str) and isinstance(row["harmful"], bool) for row in rows):
                 raise ValueError("a reply is no text")
             return {key: row for _, key, row in sorted((self._place(key_of(row)), key_of(row), row) for row in rows)}
@@ -59,38 +61,36 @@ class ReplyFile:
         baseline, strength, draw, lang, id = key
         return BASELINES.index(baseline), draw or 0, strength, self.places[lang, id]
 
-    def _known_settings(self) -> dict[str, Any]:
-        """What made the replies on disk; empty where there are none."""
-        if not self.path.exists():
-            return {}
-        try:
-            known: dict[str, Any] = json.loads(self.settings_path.read_text(encoding="utf-8"))
-            # Of languages that do not take part in this run, the vectors may be any.
-            known["vectors"] |= {
-                name: one for name, one in self.settings["vectors"].items() if name not in known["vectors"]
-            }
-            self.settings["vectors"] |= {
-                name: one for name, one in known["vectors"].items() if name not in self.settings["vectors"]
-            }
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(
-                f"{self.settings_path} is damaged ({error!r}): redo the replies with --overwrite"
-            ) from error
-        return known
-
     def check_settings(self) -> None:
         """Refuse to mix replies.
 
         Raises:
             UserError: those on disk were made with other settings; names each with both values.
         """
-        known = self._known_settings()
-        if different := [name for name, value in self.settings.items() if known and known.get(name) != value]:
-            both = "; ".join(f"{name} {known.get(name)!r}, now {self.settings[name]!r}" for name in different)
+        if not self.path.exists():
+            return
+        known, now = self._known_settings(), self.settings
+        # A language that takes part in one of the two runs alone may have any vectors.
+        both = known["vectors"].keys() & now["vectors"].keys()
+        pairs = {name: (known.get(name), value) for name, value in now.items() if name != "vectors"}
+        pairs |= {f"vectors of {name}": (known["vectors"][name], now["vectors"][name]) for name in sorted(both)}
+        if different := [f"{name} {old!r}, now {new!r}" for name, (old, new) in pairs.items() if old != new]:
             raise UserError(
-                f"{self.path} was made with other settings ({both}): give these, redo it with --overwrite, or choose "
-                "another --res-dir or --model-label"
+                f"{self.path} was made with other settings ({'; '.join(different)}): give these, redo it with "
+                "--overwrite, or choose another --res-dir or --model-label"
             )
+
+    def _known_settings(self) -> dict[str, Any]:
+        """What made the replies on disk."""
+        try:
+            known: dict[str, Any] = json.loads(self.settings_path.read_text(encoding="utf-8"))
+            if not isinstance(known["vectors"], dict):
+                raise ValueError("no vectors by language")
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{self.settings_path} is damaged ({error!r}): redo the replies with --overwrite"
+            ) from error
+        return known
 
     def clear(self) -> None:
         """Forget the replies on disk."""
@@ -103,9 +103,18 @@ class ReplyFile:
             self.check_settings()
             self.__dict__.pop("rows", None)
             merged = self.rows | {key_of(row): row for row in rows}
-            lines = [json.dumps(merged[key], ensure_ascii=False) + "\n" for key in sorted(merged, key=self._place)]
+            lines = [_as_json(merged[key]) for key in sorted(merged, key=self._place)]
             # The settings first: a file of replies is never without.
-            settings = json.dumps(self.settings, indent=1, ensure_ascii=False) + "\n"
+            settings = _as_json(self._merged_settings(), indent=1)
             write_whole(self.settings_path, lambda file: file.write(settings.encode()))
             write_whole(self.path, lambda file: file.write("".join(lines).encode()))
             self.__dict__.pop("rows", None)
+
+    def _merged_settings(self) -> dict[str, Any]:
+        """The settings, with the vectors of all languages that took part in a run."""
+        known = self._known_settings()["vectors"] if self.path.exists() else {}
+        return self.settings | {"vectors": dict(sorted((known | self.settings["vectors"]).items()))}
+
+
+def _as_json(value: dict[str, Any], indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"

@@ -5,9 +5,6 @@ language is only in a released download (`.pk`), it is read from there. A run ad
 the file is locked while it changes, and replaced whole.
 """
 
-import io
-import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,9 +14,10 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 
-from repe import released
+from repe import archives, released
+from repe.archives import holds
 from repe.errors import DamagedFileError, UserError
-from repe.files import is_plain_name, locked, plain_name, sha256, write_whole
+from repe.files import is_plain_name, locked, plain_name, sha256
 from repe.paper import FAMILIES, LANGUAGES, TRAIN_SHARE, Family, family_by_name, in_paper_order
 
 FORMAT = 1
@@ -86,6 +84,21 @@ class Vectors:
         return sha256(np.ascontiguousarray(self.directions).tobytes() + np.ascontiguousarray(self.signs).tobytes())
 
 
+def check_fit(vectors: Mapping[str, Vectors], layers: int, hidden: int) -> None:
+    """Refuse vectors of another model.
+
+    Raises:
+        UserError: some (named by their language) have another number of layers or another width than the model.
+    """
+    for language, one in vectors.items():
+        found, _, width = one.directions.shape
+        if (found, width) != (layers, hidden):
+            raise UserError(
+                f"the vectors of {language} are of another model ({found} layers of {width}) than the one named "
+                f"({layers} layers of {hidden}): collect them again, or name the right model"
+            )
+
+
 class ResultFile:
     """A result file and the released download that stands in for what is missing in it."""
 
@@ -99,6 +112,10 @@ class ResultFile:
         self.path = res_dir / folder / concept / kind.file_name(self.stem)
         self.released_path = self.path.with_suffix(".pk")
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Sent to another process it is a path; what it holds is read there.
+        return {name: self.__dict__[name] for name in ("concept", "path", "released_path")}
+
     @cached_property
     def content(self) -> dict[str, Any]:
         """The checked content of the `.pt` file; empty tables where there is none.
@@ -109,7 +126,7 @@ class ResultFile:
         if not self.path.exists():
             return {"format": FORMAT, "meta": {}, "layers": [], **{table: {} for table in self.tables}}
         try:
-            content = _load(self.path)
+            content = archives.read(self.path)
         except OSError as error:
             raise UserError(f"{self.path} cannot be read ({error.strerror or error})") from error
         # PyTorch raises many types on a damaged archive; weights_only has refused whatever would run code.
@@ -145,6 +162,10 @@ class ResultFile:
         for table, depth in self.tables.items():
             _expect(isinstance(content[table], dict) and _names(content[table]), f"no table {table}")
             _expect(depth == 1 or all(_names(row.keys()) for row in content[table].values()), f"names in {table}")
+
+    def released_tables(self) -> tuple[int, dict[str, Any]]:
+        """The number of layers and the tables that the download fills, as `add` takes them."""
+        raise NotImplementedError
 
     @property
     def languages(self) -> list[str]:
@@ -236,10 +257,7 @@ class ResultFile:
                 },
             }
             self._check(content)
-            # To a buffer: torch.save to a path would write the path's stem into the file.
-            buffer = io.BytesIO()
-            torch.save(_sharing_storage(_in_order(content)), buffer)
-            write_whole(self.path, lambda file: file.write(buffer.getbuffer()))
+            archives.write(self.path, content)
             self._forget()
 
     def _forget(self) -> None:
@@ -285,16 +303,25 @@ class VectorFile(ResultFile):
             shape = entry["directions"].shape
             for part in ("", "validation_") if any(name.startswith("validation_") for name in entry) else ("",):
                 directions, signs = entry[f"{part}directions"], entry[f"{part}signs"]
-                _expect(_holds(directions, torch.float32, shape) and len(shape) == 3, f"{part}directions of {language}")
-                _expect(_holds(signs, torch.int8, shape[:2]), f"{part}signs of {language}")
+                _expect(holds(directions, torch.float32, shape) and len(shape) == 3, f"{part}directions of {language}")
+                _expect(holds(signs, torch.int8, shape[:2]), f"{part}signs of {language}")
                 _expect(shape[0] == count, f"{part}directions of {language}: not {count} layers")
                 _expect(bool(torch.isfinite(directions).all()), f"{part}directions of {language} are not finite")
                 _expect(bool(directions.any(dim=-1).all()), f"{part}directions of {language}: one is zero")
                 _expect(bool((signs.abs() == 1).all()), f"{part}signs of {language} are not 1 or -1")
             pairs, norm = entry.get("train_pairs", 1), entry.get("mean_norm", torch.zeros(count))
             _expect(type(pairs) is int and pairs > 0, f"train_pairs of {language}")
-            _expect(_holds(norm, torch.float32, (count,)), f"mean_norm of {language}")
+            _expect(holds(norm, torch.float32, (count,)), f"mean_norm of {language}")
             _expect(bool((torch.isfinite(norm) & (norm >= 0)).all()), f"mean_norm of {language} is no length")
+
+    def released_tables(self) -> tuple[int, dict[str, Any]]:
+        """The download's vectors."""
+        found = released.read_vectors(self.released_path)
+        rows = {
+            language: {name: torch.from_numpy(entry[name]) for name in ("directions", "signs")}
+            for language, entry in found.items()
+        }
+        return max((len(entry["layers"]) for entry in found.values()), default=0), {"languages": rows}
 
     @property
     def languages(self) -> list[str]:
@@ -326,11 +353,11 @@ class AccuracyFile(ResultFile):
         super()._check(content)
         count = len(content["layers"])
         for name, source, target, row in _cells(content, ("accuracy", "validation")):
-            _expect(_holds(row, torch.float64, (count,)), f"{name} of {source} on {target}")
+            _expect(holds(row, torch.float64, (count,)), f"{name} of {source} on {target}")
             _expect(bool(((row >= 0) & (row <= 1)).all()), f"{name} of {source} on {target} is not in 0..1")
         for name, source, target, row in _cells(content, ("correct",)):
             pairs = content["test_pairs"][target]
-            _expect(_holds(row, torch.uint8, (count, pairs)), f"{name} of {source} on {target}")
+            _expect(holds(row, torch.uint8, (count, pairs)), f"{name} of {source} on {target}")
             _expect(bool((row <= 1).all()), f"{name} of {source} on {target} is not 0 or 1")
         for target, keys in content["test_keys"].items():
             _expect(isinstance(keys, list) and _texts(keys), f"test_keys of {target}")
@@ -363,13 +390,24 @@ class AccuracyFile(ResultFile):
         if row is None:
             made_here = target in self.content["accuracy"].get(source, {})
             remedy = (
-                "run collect_vector.py and recognize_concept.py with --overwrite, without --no-validation"
+                "run collect_vector.py, then recognize_concept.py, with --overwrite and without --no-validation"
                 if made_here
                 else "it has accuracies alone; run both stages, with another --res-dir, to have more"
             )
             path = self.path if made_here or not self.released_path.exists() else self.released_path
             raise UserError(f"{path} has no {TABLES[table]} of {source} on {target}: {remedy}")
         return row.numpy()  # type: ignore[no-any-return]
+
+    def released_tables(self) -> tuple[int, dict[str, Any]]:
+        """The download's accuracies."""
+        rows = {
+            source: {
+                target: torch.tensor([row[layer] for layer in sorted(row)], dtype=torch.float64)
+                for target, row in targets.items()
+            }
+            for source, targets in released.read_accuracy(self.released_path).items()
+        }
+        return max((len(row) for targets in rows.values() for row in targets.values()), default=0), {"accuracy": rows}
 
     @property
     def languages(self) -> list[str]:
@@ -406,18 +444,6 @@ class AccuracyFile(ResultFile):
 File = TypeVar("File", bound=ResultFile)
 
 
-def _load(path: Path) -> Any:
-    """The content of a PyTorch archive of plain data; an error of any type if it is damaged."""
-    with path.open("rb") as file:
-        # PyTorch does not compare the check sums that it writes.
-        with zipfile.ZipFile(file) as archive:
-            if wrong := archive.testzip():
-                raise ValueError(f"the check sum of {wrong} is wrong")
-        file.seek(0)
-        with warnings.catch_warnings(action="ignore"):
-            return torch.load(file, map_location="cpu", weights_only=True)
-
-
 def _texts(values: Any) -> bool:
     return all(isinstance(value, str) for value in values)
 
@@ -425,12 +451,6 @@ def _texts(values: Any) -> bool:
 def _names(values: Any) -> bool:
     """Whether all are names that may become part of a path."""
     return all(isinstance(value, str) and is_plain_name(value) for value in values)
-
-
-def _holds(value: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
-    """Whether `value` is a plain tensor of numbers: a sparse one, a parameter or one without data is none."""
-    plain = type(value) is torch.Tensor and value.layout == torch.strided and value.device.type == "cpu"
-    return plain and not value.requires_grad and value.dtype == dtype and value.shape == shape
 
 
 def _expect(right: Any, what: str) -> None:
@@ -452,36 +472,3 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any], depth: int) -> dict[
         nested = depth > 1 and isinstance(value, dict) and isinstance(merged.get(name), dict)
         merged[name] = _merged(merged[name], value, depth - 1) if nested else value
     return merged
-
-
-def _in_order(value: Any) -> Any:
-    """Dicts whose keys are languages in the paper's order, so that bytes do not tell in which order a file grew."""
-    if not isinstance(value, dict):
-        return value
-    if any(name in LANGUAGES for name in value):
-        return {name: _in_order(value[name]) for name in in_paper_order(value, LANGUAGES)}
-    return {name: _in_order(item) for name, item in value.items()}
-
-
-def _sharing_storage(content: dict[str, Any]) -> dict[str, Any]:
-    """The same content with all tensors of a type in one storage: 500 small tensors load several times faster."""
-    leaves: dict[torch.dtype, list[torch.Tensor]] = {}
-
-    def gather(value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            leaves.setdefault(value.dtype, []).append(value)
-        elif isinstance(value, dict):
-            for item in value.values():
-                gather(item)
-
-    def replace(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return next(views[value.dtype]).view(value.shape)
-        return {name: replace(item) for name, item in value.items()} if isinstance(value, dict) else value
-
-    gather(content)
-    views = {
-        dtype: iter(torch.cat([leaf.reshape(-1) for leaf in found]).split([leaf.numel() for leaf in found]))
-        for dtype, found in leaves.items()
-    }
-    return replace(content)  # type: ignore[no-any-return]

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from repe import data
+from repe import data, processes
 from repe.data import Split
 from repe.errors import UserError
 from repe.files import writable_folder
@@ -91,10 +91,24 @@ def checked_meta(
     return meta
 
 
-def progress(pending: Work, what: str) -> Iterator[tuple[str, str]]:
-    """The pending concepts and languages, with a bar that names the one under way."""
-    work = [(concept, language) for concept, languages in pending.items() for language in languages]
-    with tqdm(work, desc=what, unit="set") as bar:
+def share(pending: Work, splits: Mapping[tuple[str, str], Split]) -> list[tuple[str, str]]:
+    """This process's part of the pending concepts and languages, all of them where there is one process.
+
+    They are divided by the length of their files' texts, in bytes, to which the length in tokens of scripts other than
+    Latin is closer than to that in letters.
+    """
+    lengths = {
+        (concept, language): sum(len(text.encode()) for text in data.texts_of(splits[concept, language].pairs))
+        for concept, languages in pending.items()
+        for language in languages
+    }
+    return processes.share(lengths)
+
+
+def progress(work: Sequence[tuple[str, str]], what: str) -> Iterator[tuple[str, str]]:
+    """The concepts and languages of `work`, with a bar that names the one under way; other processes show none."""
+    several = f" (process 1 of {processes.count()})" if processes.count() > 1 else ""
+    with tqdm(work, desc=f"{what}{several}", unit="set", disable=not processes.is_main()) as bar:
         for concept, language in bar:
             bar.set_postfix_str(f"{concept} {language}")
             yield concept, language
@@ -116,7 +130,10 @@ def anything(pending: Work, files: Mapping[str, ResultFile], what: str) -> bool:
 
 
 def report(pending: Work, files: Mapping[str, ResultFile], what: str) -> None:
-    """One line that says what was written where."""
+    """One line that says what was written where, once all processes are done."""
+    processes.finished()
+    if not processes.is_main():
+        return
     done = {concept: languages for concept, languages in pending.items() if languages}
     count = sum(map(len, done.values()))
     print(f"wrote {what} of {count} concept x language sets ({', '.join(done)}) to {_folder(files)}")

@@ -42,12 +42,13 @@ class StateSource:
         self.batch_size: int | None = args.batch_size
         self.settings = {name: meta[name] for name in SETTINGS}
         # What is wrong with a model is said before the work begins.
-        self._loaded = chosen.load() if self.folder is None else None
+        if self.folder is None:
+            _ = self.model
 
     @cached_property
     def model(self) -> Model:
         """The model, read and checked."""
-        return self._loaded or self.chosen.load()
+        return self.chosen.load()
 
     def of(self, split: Split) -> States:
         """The states of the texts of one data file, from the folder of states if there is one.
@@ -68,18 +69,25 @@ class StateSource:
     def _kept(self, folder: Path, texts: list[str]) -> torch.Tensor:
         """The states of `texts`, read from their file, which is written first where it is not there."""
         from safetensors import SafetensorError
-        from safetensors.torch import load_file, save
+        from safetensors.torch import load_file, save_file
 
         what = json.dumps([self.settings, texts], ensure_ascii=True)
         path = folder / f"{self.chosen.label}-{sha256(what.encode())[:24]}.safetensors"
         if not path.exists():
             metadata = {name: str(value) for name, value in self.settings.items()}
-            content = save({"states": self._run(texts).cpu()}, metadata | {"model": self.chosen.label})
-            write_whole(path, lambda file: file.write(content))
+            metadata["model"] = self.chosen.label
+            tensors = {"states": self._run(texts).cpu()}
+            # By the file's name, since the library makes two more copies of what it gives as bytes.
+            write_whole(path, lambda file: save_file(tensors, file.name, metadata))
+            del tensors
         try:
             states: torch.Tensor = load_file(path)["states"]
         except (OSError, SafetensorError, KeyError) as error:
             raise UserError(f"{path} is damaged ({error}): delete it, and it is made again") from error
-        if states.dim() != 3 or states.shape[1] != len(texts) or not bool(torch.isfinite(states).all()):
+        if (
+            states.dim() != 3
+            or states.shape[1] != len(texts)
+            or not all(bool(layer.isfinite().all()) for layer in states)
+        ):
             raise UserError(f"{path} is damaged (no states of {len(texts)} texts): delete it, and it is made again")
         return states

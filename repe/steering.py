@@ -14,6 +14,7 @@ from torch import nn
 
 from repe.cli import OPERATORS, SCOPES
 from repe.errors import UserError
+from repe.hidden_states import states_of
 
 
 @contextmanager
@@ -143,13 +144,6 @@ class _Steer:
         if mask is not None:
             added = added * mask[..., None].to(device=states.device, dtype=states.dtype)
         return with_states(output, states + added)
-
-
-def states_of(output: Any) -> torch.Tensor:
-    """The states (rows, tokens, hidden) in what a block or a part of one gives."""
-    # A tensor in some architectures, in others a tuple that begins with it.
-    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return states
 
 
 def with_states(output: Any, states: torch.Tensor) -> Any:

@@ -1,49 +1,35 @@
 """Speed as ratios, on this machine and in one run: python tests/bench.py (or make bench)
 
 Each row times the same work done here and in another way, or sets a time against a goal. Models have random weights.
-Takes about five minutes on two cores.
+Takes about ten minutes on two cores.
 """
 
+import argparse
 import os
 import random
 import statistics
-import subprocess
-import sys
-import tarfile
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
-from conftest import ROOT, byte_tokenizer
+from bench_whole import Row, bench_analyses, bench_commands, bench_memory, bench_processes, llama, seconds
+from conftest import byte_tokenizer
 from sklearn.decomposition import PCA
 
 from repe.batching import AUTO_TOKENS, batches
+from repe.collection import collect
+from repe.data import Pair, Split
 from repe.hidden_states import last_token_states, tokenize
 from repe.models import Model, find_blocks
 from repe.principal import principal_component
-from repe.recognition import accuracy, correct_pairs
+from repe.recognition import accuracy, correct_pairs, recognize
+from repe.results import Vectors
 from repe.steering import steered
 from repe.templates import Template
-
-Row = tuple[str, str, str]
 
 # BLOOMZ-560M, whose vocabulary head is nearly half of the arithmetic.
 SHAPE = {"hidden_size": 1024, "n_layer": 24, "n_head": 16, "vocab_size": 250_880}
 TEXTS = 96
-
-
-def seconds(work: Callable[[], object], repeats: int = 1) -> float:
-    """Median seconds of `work` over `repeats` runs."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def texts_of_many_lengths(count: int) -> list[str]:
@@ -135,35 +121,34 @@ def bench_pca() -> list[Row]:
     return [("pca, 32 layers x 3,400 x 4,096", f"{took:.1f} s (off scikit-learn by {difference:.0e})", "< 20 s")]
 
 
-def command(*arguments: str) -> Callable[[], object]:
-    """A script of the project with arguments, as a process of its own."""
-    return lambda: subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
+def bench_stages() -> list[Row]:
+    """Stage 2 against stage 1, each from texts to what the files keep: seconds a text, 16 sources, 200 pairs."""
+    trunk, cpu = llama(512, 12, 1408).model, torch.device("cpu")
+    template = Template("{input}", special_tokens=True)
+    model = Model("llama shape", trunk, find_blocks(trunk), byte_tokenizer(), template, cpu, torch.float32, None)
+    texts = texts_of_many_lengths(400)
+    pairs = tuple(Pair(str(place), *texts[2 * place : 2 * place + 2]) for place in range(200))
+    split = Split("", pairs[:160], (True,) * 160, ((True, False),) * 160, pairs[160:], pairs)
+    args = argparse.Namespace(direction_method="cluster_mean", seed=1, no_validation=False)
+    ran = []
+
+    def states_of(some: list[str]) -> torch.Tensor:
+        ran.append(len(some))
+        return last_token_states(model, some)
+
+    entry = collect(states_of, split, "", "", args)
+    directions, signs = (entry.pop(name).numpy() for name in ("directions", "signs"))
+    sources = {str(source): Vectors(directions, signs, entry) for source in range(16)}
+    first = seconds(lambda: collect(states_of, split, "", "", args), 3) / ran[-1]
+    second = seconds(lambda: recognize(states_of, split, "0", sources, args), 3) / ran[-1]
+    found = f"{1000 * second:.1f} ms / {1000 * first:.1f} ms = {second / first:.2f}"
+    return [("a text in stage 2 / in stage 1, 16 sources", found, "at most 1.1")]
 
 
-def bench_commands() -> list[Row]:
-    """Whole processes: the scripts' help, and a stage on a small model up to its end."""
-    with tempfile.TemporaryDirectory() as folder:
-        model = ("--model-path", "demo/models/pocket-llama-M", "--data-dir", "demo/data", "--res-dir", folder)
-        stage = command("collect_vector.py", *model, "--lang", "sw", "--concept", "morality", "--overwrite")
-        took, help_took = seconds(stage, 3), seconds(command("collect_vector.py", "--help"), 3)
-    return [
-        ("start to end of a stage, 76 pairs, small model", f"{took:.1f} s", "< 6 s to the first forward"),
-        ("--help", f"{help_took:.2f} s", "< 0.5 s"),
-    ]
-
-
-def bench_analyses() -> list[Row]:
-    """The three analysis scripts on the golden downloads (.pk) of nine models; no row without them."""
-    if "REPE_GOLDEN" not in os.environ:
-        return []
-    names = "llama2-chat-7B,llama2-chat-13B,llama2-chat-70B,qwen-chat-1B8,qwen-chat-7B,qwen-chat-14B"
-    options = ("--cross-model", f"{names},bloomz-560M,bloomz-1B7,bloomz-7B1", "--res-dir")
-    with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(Path(os.environ["REPE_GOLDEN"]) / "golden/released_analysis/res.tar.xz") as archive:
-            archive.extractall(folder, filter="data")
-        scripts = ("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py")
-        took = sum(seconds(command(script, *options, f"{folder}/res")) for script in scripts)
-    return [("the three analyses, nine models, from .pk", f"{took:.1f} s", "< 30 s")]
+BENCHES = (
+    *(bench_extraction, bench_generation, bench_stages, bench_recognition, bench_pca),
+    *(bench_commands, bench_processes, bench_memory, bench_analyses),
+)
 
 
 def main() -> None:
@@ -171,7 +156,7 @@ def main() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     versions = f"PyTorch {torch.__version__}, Transformers {transformers.__version__}"
     print(f"{versions}, {torch.get_num_threads()} threads, float32")
-    for bench in (bench_extraction, bench_generation, bench_recognition, bench_pca, bench_commands, bench_analyses):
+    for bench in BENCHES:
         for measure, found, goal in bench():
             print(f"{measure:<50}{found:<45}{goal}", flush=True)
 

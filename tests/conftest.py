@@ -16,7 +16,11 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from repe import hub
+from repe.models import Model, load_tokenizer
+from repe.models import load as load_model
 from repe.results import AccuracyFile, Kind
+from repe.templates import Template
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,6 +98,22 @@ FAMILIES = ("llama", "qwen2", "bloom", "gpt_neox", "gpt2", "mistral", "qwen3", "
 def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoints by architecture."""
     return {family: build(tmp_path_factory.mktemp("models") / f"tiny-{family}", family) for family in FAMILIES}
+
+
+def load(
+    folder: Path, template: str = "{input}", dtype: torch.dtype = torch.float32, *, with_head: bool = False
+) -> Model:
+    """The model in `folder` as the scripts load it, on the CPU."""
+    found = hub.find(str(folder))
+    return load_model(
+        found,
+        folder.name,
+        tokenizer=load_tokenizer(found),
+        template=Template(template, special_tokens=True),
+        device=torch.device("cpu"),
+        dtype=dtype,
+        with_head=with_head,
+    )
 
 
 WORDS = (

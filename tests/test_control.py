@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 import scipy.stats
 import torch
-from conftest import LAYERS, build, write_data
+from conftest import LAYERS, build, load, write_data
 
-from repe import hub, models
 from repe.control import Condition, Control, conditions
 from repe.control_measures import largest_effects, measure
 from repe.generation import Decoding, prompt_batches
@@ -22,7 +21,6 @@ from repe.prompts import Prompt
 from repe.reply_file import ReplyFile
 from repe.results import VectorFile, Vectors
 from repe.steering import steered
-from repe.templates import Template
 
 PROMPTS = [
     {"id": f"{number}-{harm}", "lang": lang, "prompt": f"{lang} {text}", "harmful": harm}
@@ -219,7 +217,7 @@ def test_vectors_of_another_model_are_refused(script: Run, home: Path, tmp_path:
         *("--prompts", home / "prompts.jsonl", "--layers", "1", "--baseline", "concept", "--max-new-tokens", "4"),
     )
     assert ended.status == 2
-    assert "have 3 layers of width 32, deep has 5 of 32" in ended.err
+    assert "are of another model (3 layers of 32) than the one named (5 layers of 32)" in ended.err
 
 
 def selection_kind() -> Any:
@@ -233,16 +231,7 @@ def selection_kind() -> Any:
 
 @pytest.fixture(scope="module")
 def model(model_folders: dict[str, Path]) -> Model:
-    found = hub.find(str(model_folders["qwen2"]))
-    return models.load(
-        found,
-        "tiny",
-        tokenizer=models.load_tokenizer(found),
-        template=Template("{input}", special_tokens=True),
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        with_head=True,
-    )
+    return load(model_folders["qwen2"], with_head=True)
 
 
 def made(model: Model, tmp_path: Path, **changes: Any) -> Control:
@@ -340,10 +329,29 @@ def reply(text: str, **changes: Any) -> dict[str, Any]:
     return row | {"draw": None, "applied_strength": 0.0, "tokens": 3, "loss": 1.0, "repetition": 0.0} | changes
 
 
+def test_generations_are_valid_json_whatever_the_replies_hold(
+    control: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = "first\u2028second\x85third\r\x0c"
+    monkeypatch.setattr("repe.control.generate", lambda _model, tokens, *_: [[], *([5, 9] for _ in tokens[1:])])
+    monkeypatch.setattr(
+        "transformers.PreTrainedTokenizerFast.decode", lambda _self, reply, **_: f"<{marks if reply else ''}>"
+    )
+    assert control().status == 0
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    lines = (folder_of(tmp_path) / "generations.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    rows = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert {(row["reply"], row["loss"] is None) for row in rows} == {("<>", True), (f"<{marks}>", False)}
+    assert "nothing to generate" in control().out
+
+
 def test_measures_are_means_over_prompts_with_bootstrap_intervals() -> None:
     rows = [reply("I'm sorry, but I cannot help with that.", id=str(number)) for number in range(30)]
     rows += [reply("Sure, here is what you want to know.", id=str(number), loss=3.0) for number in range(30, 40)]
-    rows += [reply("", id=str(number), loss=math.nan) for number in range(40, 50)]
+    rows += [reply("", id=str(number), loss=None) for number in range(40, 50)]
     (found,) = measure(rows).to_dict("records")
     assert found["prompts"] == 50
     assert found["refusal_rate"] == pytest.approx(0.6)

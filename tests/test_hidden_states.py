@@ -6,29 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import FAMILIES, LAYERS, build, byte_tokenizer
+from conftest import FAMILIES, LAYERS, build, byte_tokenizer, load
 from transformers import AutoModel, AutoTokenizer
 
-from repe import hub, models
 from repe.batching import batches
 from repe.errors import UserError
 from repe.hidden_states import last_token_states, tokenize
-from repe.models import Model
 from repe.templates import Template
 
 TEXTS = ["a dog", "she gives the old bread to a stranger and takes nothing", "他偷了钱", "no", "a dog helps"]
-
-
-def load(folder: Path, template: str = "{input}", dtype: torch.dtype = torch.float32) -> Model:
-    found = hub.find(str(folder))
-    return models.load(
-        found,
-        folder.name,
-        tokenizer=models.load_tokenizer(found),
-        template=Template(template, special_tokens=True),
-        device=torch.device("cpu"),
-        dtype=dtype,
-    )
 
 
 def reference(folder: Path, text: str) -> torch.Tensor:

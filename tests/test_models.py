@@ -8,10 +8,10 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
-from conftest import Ended, build, byte_tokenizer, config, write_data
+from conftest import Ended, build, byte_tokenizer, config, load, write_data
 from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
-from test_hidden_states import TEXTS, load
+from test_hidden_states import TEXTS
 
 from repe import hub, models
 from repe.errors import UserError

@@ -1,5 +1,6 @@
 """Prompt files: what is right is read in order, what is wrong is named by its line."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -19,18 +20,31 @@ def write(folder: Path, *lines: object) -> Path:
 
 def test_prompts_come_in_the_files_order_and_ids_may_be_numbers(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD | {"lang": "zh", "prompt": "帮我。"}, "", GOOD, GOOD | {"id": 7, "harmful": True})
-    assert read_prompts(path) == [
+    file = read_prompts(path)
+    assert file.prompts == (
         Prompt("a", "zh", "帮我。", False),
         Prompt("a", "en", "Help me.", False),
         Prompt("7", "en", "Help me.", True),
-    ]
-    assert [prompt.lang for prompt in read_prompts(path, ["en"])] == ["en", "en"]
+    )
+    assert file.of(None) == [*file.prompts]
+    assert file.of(["en"]) == [*file.prompts[1:]]
+    assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0c", "\u2028\r\n"])
+def test_what_breaks_a_line_in_print_does_not_end_a_prompt(mark: str, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    text = f"first{mark}second"
+    lines = [json.dumps(GOOD | {"id": one, "prompt": text}, ensure_ascii=False) for one in ("a", "b")]
+    # Windows' line ends are no part of a prompt either.
+    path.write_text("\r\n".join(lines), encoding="utf-8", newline="")
+    assert [prompt.prompt for prompt in read_prompts(path).prompts] == [text, text]
 
 
 def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert len(read_prompts(path)) == 1
+    assert len(read_prompts(path).prompts) == 1
 
 
 @pytest.mark.parametrize(
@@ -62,7 +76,7 @@ def test_many_faults_are_counted(tmp_path: Path) -> None:
 
 def test_a_file_without_what_is_asked_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no prompt in fr, but in en: choose among these with --target-lang"):
-        read_prompts(write(tmp_path, GOOD), ["en", "fr"])
+        read_prompts(write(tmp_path, GOOD)).of(["en", "fr"])
     with pytest.raises(UserError, match="holds no prompt"):
         read_prompts(write(tmp_path, ""))
     with pytest.raises(UserError, match="--prompts"):

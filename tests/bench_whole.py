@@ -1,0 +1,159 @@
+"""Whole processes of the project: how long they take, and how much memory. Rows of tests/bench.py."""
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+from conftest import ROOT, byte_tokenizer
+
+from repe import convert
+
+Row = tuple[str, str, str]
+"""What was measured, what was found, and the goal."""
+
+
+def seconds(work: Callable[[], object], repeats: int = 1) -> float:
+    """Median seconds of `work` over `repeats` runs."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def llama(hidden: int, layers: int, intermediate: int, **more: int) -> transformers.LlamaForCausalLM:
+    """A LLaMA of random weights over single bytes."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": hidden, "num_hidden_layers": layers, "intermediate_size": intermediate}
+    made = transformers.LlamaConfig(**shape, vocab_size=259, num_attention_heads=8, **more)
+    return transformers.LlamaForCausalLM(made).eval()
+
+
+def bench_processes() -> list[Row]:
+    """Stage 1 by two processes of one thread each against one of one thread, start included."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(llama(512, 12, 1408), folder)
+        sets = ("--concept", "morality", "toxicity", "--lang", "en", "fr", "zh", "es")
+        stage = (
+            "collect_vector.py",
+            "--model-path",
+            f"{folder}/model",
+            "--data-dir",
+            "demo/data",
+            *sets,
+            "--overwrite",
+        )
+        launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
+        one = seconds(command(*stage, "--res-dir", f"{folder}/one", OMP_NUM_THREADS="1"))
+        two = seconds(command(*launch, *stage, "--res-dir", f"{folder}/two", OMP_NUM_THREADS="1"))
+    return [("one process / two, of one thread each", f"{one:.1f} s / {two:.1f} s = {one / two:.2f}", ">= 1.8")]
+
+
+def bench_memory() -> list[Row]:
+    """Peak memory of stage 1 over that of a run with 64 texts; the states are those of the training texts."""
+    hidden, layers, rows = 512, 24, []
+    with tempfile.TemporaryDirectory() as folder:
+        save(llama(hidden, layers, 16, num_key_value_heads=1), folder)
+        for flags in ((), ("--stream",)):
+            few, *peaks = (peak_memory(folder, pairs, flags) for pairs in (40, 1000, 3000))
+            found = ", ".join(f"{peak - few:.0f}" for peak in peaks)
+            kept = ", ".join(f"{1.6 * pairs * layers * hidden * 4 / 2**20:.0f}" for pairs in (1000, 3000))
+            goal = "the same" if flags else f"{kept} + a constant"
+            rows.append((f"peak MiB, 1,600 and 4,800 texts {' '.join(flags)}", found, goal))
+    return rows
+
+
+def save(lm: transformers.PreTrainedModel, folder: str) -> None:
+    """Put a model and its tokenizer into `folder`/model."""
+    lm.save_pretrained(f"{folder}/model")
+    byte_tokenizer().save_pretrained(f"{folder}/model")
+
+
+def peak_memory(folder: str, pairs: int, flags: tuple[str, ...]) -> float:
+    """MiB that stage 1 takes at most, on pairs of short texts."""
+    generator = random.Random(0)
+    path = Path(folder) / f"data{pairs}" / "made" / "made_en.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sides = [
+        ["".join(generator.choices(letters, k=generator.randint(3, 7))) for letters in ("abcd", "efgh")]
+        for _ in range(pairs)
+    ]
+    path.write_text(json.dumps({"": {str(place): {"pos": pos, "neg": neg} for place, (pos, neg) in enumerate(sides)}}))
+    options = ("--model-path", f"{folder}/model", "--data-dir", str(path.parents[1]), "--res-dir", f"{folder}/res")
+    child = subprocess.Popen(
+        [sys.executable, "collect_vector.py", *options, "--overwrite", *flags],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise RuntimeError(f"collect_vector.py ended with {status}")
+    return usage.ru_maxrss / 1024  # Linux counts in KiB
+
+
+def command(*arguments: str, **environment: str) -> Callable[[], object]:
+    """A script of the project with arguments, as a process of its own."""
+    whole = os.environ | environment
+    return lambda: subprocess.run([sys.executable, *arguments], cwd=ROOT, env=whole, check=True, capture_output=True)
+
+
+# Runs the script in its arguments and ends it at once where a model is first called.
+UNTIL_FORWARD = """
+import os, runpy, sys
+from torch.nn.modules import module
+module.register_module_forward_pre_hook(lambda *_: os._exit(0))
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def bench_commands() -> list[Row]:
+    """Whole processes: the scripts' help, and a stage on a small model up to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = ("--model-path", "demo/models/pocket-llama-M", "--data-dir", "demo/data", "--res-dir", folder)
+        work = ("collect_vector.py", *model, "--lang", "sw", "--concept", "morality", "--overwrite")
+        to_forward = seconds(command("-c", UNTIL_FORWARD, *work), 3)
+        took, help_took = seconds(command(*work), 3), seconds(command("collect_vector.py", "--help"), 3)
+    return [
+        ("start to the first forward pass, small model", f"{to_forward:.1f} s", "< 6 s"),
+        ("start to end of a stage, 76 pairs, small model", f"{took:.1f} s", ""),
+        ("--help", f"{help_took:.2f} s", "< 0.5 s"),
+    ]
+
+
+def bench_analyses() -> list[Row]:
+    """The three analysis scripts on nine models: the golden downloads (.pk), and what they convert to (.pt)."""
+    if "REPE_GOLDEN" not in os.environ:
+        return []
+    names = "llama2-chat-7B,llama2-chat-13B,llama2-chat-70B,qwen-chat-1B8,qwen-chat-7B,qwen-chat-14B"
+    scripts = ("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py")
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(Path(os.environ["REPE_GOLDEN"]) / "golden/released_analysis/res.tar.xz") as archive:
+            archive.extractall(folder, filter="data")
+        options = ("--cross-model", f"{names},bloomz-560M,bloomz-1B7,bloomz-7B1", "--res-dir", f"{folder}/res")
+
+        def all_three() -> float:
+            return sum(seconds(command(script, *options)) for script in scripts)
+
+        from_downloads = all_three()
+        for file in convert.downloads(Path(folder) / "res"):
+            convert.convert(file)
+            file.released_path.unlink()
+        converted = all_three()
+    return [
+        ("the three analyses, nine models, from .pk", f"{from_downloads:.1f} s", "< 30 s"),
+        ("the three analyses, nine models, from .pt", f"{converted:.1f} s", "< 20 s"),
+    ]
