@@ -4,10 +4,13 @@
   python consistency_analysis.py --cross-model llama2-chat-7B,qwen-chat-7B,bloomz-7B1
   python consistency_analysis.py --model-name bloomz --model-size 560M
   python consistency_analysis.py --cross-model llama2-chat-7B,qwen-chat-7B,bloomz-7B1 --distances repaired
+  python consistency_analysis.py --cross-model llama2-chat-7B,qwen-chat-7B --layer-select validation --permutations
 
 Reads the vectors of stage 1 and writes the similarity of languages (Figures 4 and 7), its course over the layers, and
 its correlation with linguistic distance (Table 1). Without --cross-model, for the one model that the options name.
 With --distances repaired, Table 1 is also written with those distances (lang2vec_try.ipynb), and what they change.
+With --layer-select also for layers that were not chosen for their similarity; with --permutations with p-values of
+Table 1.
 """
 
 import argparse
@@ -21,32 +24,41 @@ def main(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from repe import comparison, consistency, figures, print_style, tables
+    from repe.layer_selection import selections, side_by_side
     from repe.paper import SHARED_LANGUAGES
     from repe.results import VectorFile
 
     compared = comparison.open_models(args, VectorFile)
     shared = [language for language in SHARED_LANGUAGES if language in compared.languages]
-    similarity, by_layer, correlation, repaired = [], [], [], []
-    for model, files in compared.files.items():
-        languages = compared.languages_of(model)
-        mean = consistency.best_layer_similarity(consistency.cosines(files, languages))
-        similarity.append(consistency.similarity_table(model, languages, mean))
-        correlation.append(consistency.linguistic_correlation(model, compared.families[model], languages, mean))
+    models = {model: (compared.families[model], compared.languages_of(model)) for model in compared.files}
+    cosines = {model: consistency.cosines(compared.files[model], models[model][1]) for model in models}
+    similarity, table1, repaired = {}, {}, {}
+    for selection in selections(args):
+        means = {}
+        for model, (family, languages) in models.items():
+            layers = selection.similarity_layers(cosines[model], compared.files[model], languages)
+            means[model] = (family, languages, consistency.best_layer_similarity(cosines[model], layers))
+        similarity[selection] = pd.concat(
+            consistency.similarity_table(model, languages, mean) for model, (_, languages, mean) in means.items()
+        )
+        table1[selection] = consistency.table1(means, args.permutations, args.seed)
         if args.distances == "repaired":
-            repaired.append(consistency.repaired_correlation(model, compared.families[model], languages, mean))
-        if len(shared) > 1:
-            by_layer.append(consistency.similarity_by_layer(model, consistency.cosines(files, shared)))
+            repaired[selection] = consistency.table1(means, args.permutations, args.seed, repaired=True)
 
     out_dir = comparison.out_dir(args)
-    written = tables.write_csv(pd.concat(similarity), out_dir, "similarity")
-    written += tables.write_table1(pd.concat(correlation), out_dir)
+    written = tables.write_csv(side_by_side(similarity), out_dir, "similarity")
+    written += tables.write_table1(table1, out_dir)
     if repaired:
-        written += tables.write_repaired_table1(pd.concat(repaired), out_dir)
-    for models, families in compared.panels.items():
-        written += print_style.save(
-            figures.similarity_heat_maps(pd.concat(similarity), families), out_dir, HEAT_MAPS[models]
-        )
-    if by_layer:
+        written += tables.write_repaired_table1(repaired, out_dir)
+    for selection, table in similarity.items():
+        for panels, families in compared.panels.items():
+            figure = figures.similarity_heat_maps(table, families)
+            written += print_style.save(figure, out_dir, f"{HEAT_MAPS[panels]}{selection.suffix}")
+    if len(shared) > 1:
+        by_layer = [
+            consistency.similarity_by_layer(model, consistency.cosines(files, shared))
+            for model, files in compared.files.items()
+        ]
         layers = pd.concat(by_layer)
         written += tables.write_csv(layers, out_dir, "similarity_by_layer")
         figure = figures.similarity_across_layers(layers, compared.families)
@@ -58,6 +70,7 @@ def main(args: argparse.Namespace) -> None:
 
 def start() -> None:
     parser = cli.parser(__doc__, cross_model=True)
+    cli.add_permutations(parser, "Mantel's test of Table 1, two-sided")
     parser.add_argument_group("linguistic distance").add_argument(
         "--distances",
         choices=("recorded", "repaired"),

@@ -3,10 +3,13 @@
 
   python recognize_concept.py --lang en fr zh --concept morality fairness --model-name llama2-chat --model-size 7B
   python recognize_concept.py --cross-model llama2-chat-7B,qwen-chat-7B,bloomz-7B1
+  python recognize_concept.py --cross-model bloomz-560M,bloomz-7B1 --layer-select validation --bootstrap --permutations
 
 Without --cross-model, reads the vectors of stage 1 and the test pairs, and writes <res-dir>/<model>/<concept>/acc.pt:
 the accuracy of each language's vectors (source) on each language's pairs (target). With it, draws Figure 2 and writes
-Table 6 from such files. Several processes divide the targets of all concepts (without --cross-model):
+Table 6 from such files; with --layer-select also for layers that were not chosen on the test set, with --bootstrap with
+95 % intervals, with --permutations with p-values of the difference from vectors of shuffled labels.
+Several processes divide the targets of all concepts (without --cross-model):
 
   accelerate launch --multi_gpu --num_processes 4 recognize_concept.py --lang en fr zh --concept morality
 """
@@ -15,6 +18,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from repe import cli
+from repe.errors import UserError
+
+FIGURE = "figure2_recognition_accuracy"
 
 if TYPE_CHECKING:
     from repe.selection import ChosenModel
@@ -23,6 +29,10 @@ if TYPE_CHECKING:
 def main(args: argparse.Namespace) -> None:
     if args.cross_model:
         compare(args)
+    elif args.layer_select != "best" or args.bootstrap or args.permutations:
+        raise UserError(
+            "--layer-select, --bootstrap and --permutations say how models are compared: give --cross-model"
+        )
     else:
         recognize_all(args)
 
@@ -78,22 +88,41 @@ def find_work(args: argparse.Namespace, chosen: "ChosenModel") -> tuple | None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    from repe import comparison, figures, print_style, tables
+    from repe import comparison, evidence, figures, print_style, tables
+    from repe.layer_selection import selections, side_by_side
     from repe.recognition import same_language_table
     from repe.results import AccuracyFile
 
     compared = comparison.open_models(args, AccuracyFile, same_language=True)
+    random_files = comparison.random_files(args, compared) if args.permutations else {}
+    files, languages = compared.files, compared.languages
+    found, intervals = {}, {}
+    for selection in selections(args):
+        accuracy = same_language_table(files, languages, selection)
+        if args.bootstrap:
+            intervals[selection] = evidence.interval_table(files, languages, selection, args.bootstrap, args.seed)
+            accuracy = evidence.with_intervals(accuracy, intervals[selection])
+        if args.permutations:
+            given = (selection, args.permutations, args.seed)
+            accuracy = evidence.with_p_values(accuracy, files, random_files, *given)
+        found[selection] = accuracy
+
     out_dir = comparison.out_dir(args)
-    accuracy = same_language_table(compared.files, compared.languages)
-    written = tables.write_table6(accuracy, out_dir)
-    written += print_style.save(
-        figures.recognition_bars(accuracy, compared.families), out_dir, "figure2_recognition_accuracy"
-    )
+    written = tables.write_table6(found, out_dir)
+    if intervals:
+        written += tables.write_csv(side_by_side(intervals), out_dir, "recognition_intervals")
+    for selection, accuracy in found.items():
+        of_bars = evidence.of_figure2(intervals[selection]) if intervals else None
+        figure = figures.recognition_bars(accuracy, compared.families, of_bars)
+        written += print_style.save(figure, out_dir, f"{FIGURE}{selection.suffix}")
     cli.report_files(written)
 
 
 def start() -> None:
-    cli.run(main, cli.parser(__doc__, cross_model=True))
+    parser = cli.parser(__doc__, cross_model=True)
+    cli.add_bootstrap(parser)
+    cli.add_permutations(parser, "test each accuracy against vectors of shuffled labels (--random-direction)")
+    cli.run(main, parser)
 
 
 if __name__ == "__main__":

@@ -137,14 +137,14 @@ def _languages(file: "ResultFile") -> list[str]:
 
 def check_accuracies(vectors: "VectorFile", file: "AccuracyFile", wanted: Sequence[str], data_dir: Path) -> Finding:
     """How it stands with accuracies, also beside the vectors they should have been made with."""
-    from repe.results import SETTINGS
+    from repe.results import SETTINGS, setting
 
     now = {"data": _data_digests(data_dir, file)}
     other = []
     if _languages(vectors):
         now["vectors"] = {language: one.digest for language, one in vectors.vectors.items()}
         if vectors.meta and _languages(file) and file.meta:
-            other = [name for name in SETTINGS if file.meta.get(name) != vectors.meta.get(name)]
+            other = [name for name in SETTINGS if setting(file.meta, name) != setting(vectors.meta, name)]
     finding = check_file(file, wanted, now)
     if other and not finding.fault:
         return Finding(f"stale: other {', '.join(other)} than the vectors", "stale")

@@ -21,6 +21,8 @@ OPERATORS = ("linear_comb", "piecewise_linear", "projection")
 SCOPES = ("all", "prompt", "generated", "last")
 BASELINES = ("none", "concept", "random", "target_vector")
 INTERRUPTED = 130
+# Draws of the bootstrap, and permutations, where their number is not given.
+DRAWS, PERMUTATIONS = 2000, 9999
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,10 +63,19 @@ def _add_subject(group: argparse._ArgumentGroup) -> None:
         metavar="S",
         help="share (below 1) or number of pairs to train on, at most 0.8 of them; the test set stays (default: 0.8)",
     )
+    group.add_argument(
+        "--split-by",
+        choices=("pair", "item"),
+        default="pair",
+        help="item: train on the same items in all languages, so that no translation of one is tested; in folders of "
+        "their own (default: pair, each language by itself as published)",
+    )
     group.add_argument("--no-validation", action="store_true", help="leave out the accuracy on held-out training pairs")
     group.add_argument("--random-direction", action="store_true", help="baseline: shuffle the training labels")
     group.add_argument("--direction-method", choices=METHODS, default="cluster_mean", help="default: cluster_mean")
-    group.add_argument("--seed", type=_seed, default=1, metavar="N", help="of random directions (default: 1)")
+    group.add_argument(
+        "--seed", type=_seed, default=1, metavar="N", help="of whatever is random but the split (default: 1)"
+    )
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
@@ -113,6 +124,40 @@ def _add_cross_model(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--out-dir", type=Path, metavar="DIR", help="for figures and tables (default: RES_DIR/cross_model)"
+    )
+    group.add_argument(
+        "--layer-select",
+        type=_layer_select,
+        default="best",
+        metavar="best|validation|L",
+        help="also report the layer chosen on validation pairs, number L, or relative depth L like 0.5 (default: best, "
+        "on the test set as published)",
+    )
+
+
+def add_bootstrap(parser: argparse.ArgumentParser) -> None:
+    """Add the option that asks for intervals."""
+    parser.add_argument_group("how sure it is").add_argument(
+        "--bootstrap",
+        type=_count,
+        nargs="?",
+        const=DRAWS,
+        default=0,
+        metavar="N",
+        help=f"95 %% intervals, from N draws of the test items with all their translations (N: {DRAWS}; default: none)",
+    )
+
+
+def add_permutations(parser: argparse.ArgumentParser, test: str) -> None:
+    """Add the option that asks for p-values, of a `test`."""
+    parser.add_argument_group("p-values").add_argument(
+        "--permutations",
+        type=_count,
+        nargs="?",
+        const=PERMUTATIONS,
+        default=0,
+        metavar="N",
+        help=f"{test}, from N permutations (N: {PERMUTATIONS}; default: none)",
     )
 
 
@@ -190,6 +235,22 @@ def _baselines(text: str) -> list[str]:
     if unknown := [name for name in names if name not in BASELINES]:
         raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(BASELINES)}")
     return [name for name in BASELINES if name in names]
+
+
+def _layer_select(text: str) -> str | int | float:
+    if text in ("best", "validation"):
+        return text
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    try:
+        depth = float(text)
+    except ValueError:
+        depth = math.nan
+    if not 0 <= depth < 1 or text.isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither best, validation, a layer from 1 on, nor a relative depth below 1"
+        )
+    return depth
 
 
 def _count(text: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Generic
 from repe import processes, selection
 from repe.errors import UserError
 from repe.paper import CONCEPTS, FAMILIES, LANGUAGES, Family, in_paper_order, seven_billion
-from repe.results import File, ResultFile, model_folder
+from repe.results import AccuracyFile, File, Kind, ResultFile
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def open_models(args: argparse.Namespace, file_type: type[File], same_language: 
     """
     processes.alone("the comparison of models")
     names = args.cross_model or [selection.model(args).label]
-    folders = [model_folder(name, args.split) for name in names]
+    folders = [selection.results_folder(args, name).name for name in names]
     for folder in folders:
         if not (args.res_dir / folder).is_dir():
             there = " ".join(sorted(path.name for path in args.res_dir.glob("*") if any(path.glob("*/*.p[tk]"))))
@@ -77,6 +77,29 @@ def open_models(args: argparse.Namespace, file_type: type[File], same_language: 
     all_files = [file for by_concept in files.values() for file in by_concept.values()]
     languages = _common_languages(args.lang, all_files, same_language)
     return Compared(files, languages, FAMILIES[args.model_family] if args.model_family else None)
+
+
+def random_files(args: argparse.Namespace, compared: Compared[AccuracyFile]) -> dict[str, dict[str, AccuracyFile]]:
+    """The accuracies of vectors of shuffled labels, beside those that are compared, by results folder and concept.
+
+    Raises:
+        UserError: there are none of a language; says which commands make them.
+    """
+    if args.random_direction:
+        raise UserError("--permutations compares with --random-direction: leave out one of the two")
+    kind = Kind(args.direction_method, random_direction=True)
+    found = {
+        model: {concept: AccuracyFile(args.res_dir, model, concept, kind) for concept in by_concept}
+        for model, by_concept in compared.files.items()
+    }
+    for file in (file for by_concept in found.values() for file in by_concept.values()):
+        if lacking := file.lacking(compared.languages, same_language=True):
+            raise UserError(
+                f"--permutations compares with vectors of shuffled labels, and {file.path} has no results for "
+                f"{' '.join(lacking)}: run collect_vector.py --random-direction, then recognize_concept.py "
+                "--random-direction, with the options that made the others"
+            )
+    return found
 
 
 def _how(file_type: type[ResultFile]) -> str:
@@ -115,6 +138,6 @@ def out_dir(args: argparse.Namespace) -> Path:
     """Where figures and tables go: `--out-dir`, else beside the results of what is analysed."""
     if args.out_dir:
         return Path(args.out_dir)
-    return Path(args.res_dir) / (
-        "cross_model" if args.cross_model else model_folder(selection.model(args).label, args.split)
-    )
+    if args.cross_model:
+        return Path(args.res_dir) / "cross_model"
+    return selection.results_folder(args, selection.model(args).label)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from repe.paper import DISTANCES, Family
+from repe.permutation import holm, mantel, orders
 from repe.results import VectorFile
 
 # Distances between the paper's languages as in the released code's lang_sim.pt, which took them from URIEL through
@@ -39,16 +40,18 @@ def cosines(files: Mapping[str, VectorFile], languages: Sequence[str]) -> np.nda
     return np.stack(similarities)
 
 
-def best_layer_similarity(cosine: np.ndarray) -> np.ndarray:
+def best_layer_similarity(cosine: np.ndarray, layers: np.ndarray | None = None) -> np.ndarray:
     """Mean over concepts of each language pair's most similar layer, with 1 on the diagonal.
 
     Args:
         cosine: (concepts, layers, languages, languages).
+        layers: int (concepts, languages, languages), the layers to take instead, counted from 0.
 
     Returns:
         float64 (languages, languages).
     """
-    similarity = cosine.max(axis=1).mean(axis=0)
+    chosen = cosine.max(axis=1) if layers is None else np.take_along_axis(cosine, layers[:, None], axis=1)[:, 0]
+    similarity = chosen.mean(axis=0)
     np.fill_diagonal(similarity, 1.0)
     return similarity  # type: ignore[no-any-return]
 
@@ -126,15 +129,10 @@ def linguistic_correlation(
         released code's value, see `_as_released`), split (mean of r over pairs with a high-resource language and r over
         the others); NaN where an r is undefined.
     """
-    different = ~np.eye(len(languages), dtype=bool)
-    high = np.array([family.is_high_resource(language, list(languages)) for language in languages], dtype=bool)
-    with_high = high[:, None] | high[None, :]
-    pairs = pd.MultiIndex.from_product([languages, languages])
-    distances = uriel_distances(repaired).reindex(pairs)
+    different, with_high, without = _pairs(high_resource(family, languages))
     rows = []
-    for distance in DISTANCES:
-        closeness = 1 - distances[distance].to_numpy().reshape(similarity.shape)
-        parts = [pearson(similarity[mask], closeness[mask]) for mask in (different & with_high, different & ~with_high)]
+    for distance, closeness in linguistic_similarities(languages, repaired).items():
+        parts = [pearson(similarity[mask], closeness[mask]) for mask in (with_high, without)]
         rows.append(
             {
                 "model": model,
@@ -145,6 +143,93 @@ def linguistic_correlation(
             }
         )
     return pd.DataFrame(rows)
+
+
+def high_resource(family: Family, languages: Sequence[str]) -> np.ndarray:
+    """Which of `languages` Table 1 counts as high-resource, bool (languages,)."""
+    return np.array([family.is_high_resource(language, list(languages)) for language in languages], dtype=bool)
+
+
+def linguistic_similarities(languages: Sequence[str], repaired: bool = False) -> dict[str, np.ndarray]:
+    """1 - distance by kind of distance, float64 (languages, languages); NaN where there is none."""
+    table = uriel_distances(repaired).reindex(pd.MultiIndex.from_product([languages, languages]))
+    return {distance: 1 - table[distance].to_numpy().reshape(2 * (len(languages),)) for distance in DISTANCES}
+
+
+def _pairs(high: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of different languages, those with a high-resource one, and the others; bool (languages, languages)."""
+    different = ~np.eye(len(high), dtype=bool)
+    with_high = different & (high[:, None] | high[None, :])
+    return different, with_high, different & ~with_high
+
+
+def with_p_values(
+    correlation: pd.DataFrame,
+    family: Family,
+    languages: Sequence[str],
+    similarity: np.ndarray,
+    permutations: int,
+    seed: int,
+    repaired: bool = False,
+) -> pd.DataFrame:
+    """A model's row of Table 1 with two-sided p-values of Mantel's test (`permutation.mantel`).
+
+    For `direct` the languages of the similarity change places with all others; for `split` with those of their own
+    kind, high-resource or not, since its two correlations are over pairs of given kinds.
+
+    Args:
+        correlation: of `linguistic_correlation` or `repaired_correlation`, of the same languages and similarity.
+        permutations: random orders, or all orders where there are no more.
+
+    Returns:
+        The table with the further columns direct_p, split_p; NaN where the correlation is undefined.
+    """
+    high = high_resource(family, languages)
+    different, *kinds = _pairs(high)
+    generator = np.random.default_rng(seed)
+    ways = {
+        "direct_p": ([different], orders([0] * len(high), permutations, generator)),
+        "split_p": (kinds, orders(high.tolist(), permutations, generator)),
+    }
+    closeness = linguistic_similarities(languages, repaired)
+    values = {
+        name: [mantel(similarity, closeness[distance], parts, permuted) for distance in correlation.distance]
+        for name, (parts, permuted) in ways.items()
+    }
+    return correlation.assign(**values)
+
+
+def table1(
+    models: Mapping[str, tuple[Family, Sequence[str], np.ndarray]],
+    permutations: int = 0,
+    seed: int = 1,
+    repaired: bool = False,
+) -> pd.DataFrame:
+    """Table 1 in long form.
+
+    Args:
+        models: family, languages in its order, and similarity (languages, languages), by model.
+        permutations: of the p-values; without any, there are none.
+        repaired: with the repaired distances, and what they change.
+
+    Returns:
+        Columns of `linguistic_correlation`, or of `repaired_correlation`; with permutations also of `with_p_values`,
+        direct_p_holm and split_p_holm: corrected for all cells, of all models, distances and both ways together.
+    """
+    correlate = repaired_correlation if repaired else linguistic_correlation
+    rows = []
+    for model, given in models.items():
+        row = correlate(model, *given)
+        rows.append(with_p_values(row, *given, permutations, seed, repaired) if permutations else row)
+    table = pd.concat(rows)
+    return _with_holm(table) if permutations else table
+
+
+def _with_holm(correlation: pd.DataFrame) -> pd.DataFrame:
+    given = correlation[["direct_p", "split_p"]]
+    direct, split = holm(given.to_numpy()).T
+    rest = correlation.drop(columns=given.columns)
+    return rest.assign(direct_p=given.direct_p, direct_p_holm=direct, split_p=given.split_p, split_p_holm=split)
 
 
 def repaired_correlation(model: str, family: Family, languages: Sequence[str], similarity: np.ndarray) -> pd.DataFrame:

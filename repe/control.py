@@ -285,7 +285,7 @@ def planned(args: argparse.Namespace, chosen: ChosenModel) -> list[Control]:
         file.check_settings(meta, "give these, or collect the vectors again with collect_vector.py --overwrite")
         layers = parse_layers(args.layers, len(next(iter(vectors.values())).directions))
         for source in sources:
-            settings = {name: meta[name] for name in SETTINGS} | {
+            settings = {name: meta[name] for name in SETTINGS if name in meta} | {
                 "prompts": file_of_prompts.sha256,
                 "vectors": {language: vectors[language].digest for language in (source, *own)},
                 "layers": layers,

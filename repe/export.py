@@ -48,7 +48,7 @@ MODEL_TYPES = {"llama2": "llama", "qwen": "qwen", "bloomz": "bloom"}
 # What of a result file's meta goes with its vectors.
 RECORD = (
     *("model", "family", "source", "revision", "weights", "template", "special_tokens", "truncate", "dtype"),
-    *("split", "method", "random_direction", "seed", "versions"),
+    *("split", "split_by", "method", "random_direction", "seed", "versions"),
 )
 SIGN_CONVENTION = "unit direction times sign: points to the concept's positive side"
 LAYER_NUMBERING = {
@@ -110,9 +110,8 @@ class ConceptVector:
 def results_folder(args: argparse.Namespace) -> Path:
     """Where the result files of the model are that the options name."""
     from repe import selection
-    from repe.results import model_folder
 
-    return Path(args.res_dir) / model_folder(selection.model(args).label, args.split)
+    return selection.results_folder(args, selection.model(args).label)
 
 
 def open_files(args: argparse.Namespace) -> "list[VectorFile]":

@@ -47,7 +47,9 @@ class _Look(NamedTuple):
 
 
 @in_print_style
-def recognition_bars(accuracy: pd.DataFrame, families: Mapping[str, Family]) -> Figure:
+def recognition_bars(
+    accuracy: pd.DataFrame, families: Mapping[str, Family], intervals: pd.DataFrame | None = None
+) -> Figure:
     """Figure 2: how well each model tells the concepts apart in each language, as grouped bars.
 
     `accuracy` has Table 6's columns concept, model, language, accuracy (0..1). Groups are its languages, in order of
@@ -55,6 +57,9 @@ def recognition_bars(accuracy: pd.DataFrame, families: Mapping[str, Family]) -> 
     the paper's three models of about seven billion parameters are all there, a dashed line with markers follows each
     of them through the languages, so that one sees where they change places; lines inside the groups would be too
     short to read.
+
+    `intervals`, if given, has the columns model, language, accuracy_low, accuracy_high, of the bars: a thin line spans
+    each.
     """
     models = list(families)
     rows = _rows_of(accuracy, models)
@@ -71,15 +76,35 @@ def recognition_bars(accuracy: pd.DataFrame, families: Mapping[str, Family]) -> 
     handles: list[Any] = [
         _bars(axes, means[model], place, families, model in joined) for place, model in enumerate(models)
     ]
-    _finish_bars(axes, means)
+    ends = _error_bars(axes, means, families, intervals) if intervals is not None else ()
+    _finish_bars(axes, means, ends)
     figure.legend(handles, names, loc="outside upper center", ncols=columns, columnspacing=1.4, borderpad=0.1)
     return figure
 
 
+def _positions(groups: int, place: int, bars: int) -> tuple[np.ndarray, float]:
+    """Where the `place`-th of `bars` bars stands in each group, and how wide it is."""
+    width = min(0.84 / bars, 0.3)
+    return np.arange(groups) + (place - (bars - 1) / 2) * width, width
+
+
+def _error_bars(
+    axes: Axes, means: pd.DataFrame, families: Mapping[str, Family], intervals: pd.DataFrame
+) -> list[np.ndarray]:
+    """Draw the intervals of all bars; returns their ends, (languages,) each."""
+    ends = []
+    for place, model in enumerate(families):
+        own = intervals[intervals["model"] == model].set_index("language").reindex(means.index)
+        low, high = (own[f"accuracy_{end}"].to_numpy(float) for end in ("low", "high"))
+        colour = _shade(_looks(families)[model].colour, 1.0)
+        axes.vlines(_positions(len(means), place, len(families))[0], low, high, color=colour, linewidth=0.5, zorder=3)
+        ends += [low, high]
+    return ends
+
+
 def _bars(axes: Axes, heights: pd.Series, place: int, families: Mapping[str, Family], joined: bool) -> tuple[Any, ...]:
     """Draw one model's bars, the `place`-th of each group, and its line if `joined`; the handle for the legend."""
-    width = min(0.84 / len(families), 0.3)
-    at = np.arange(len(heights)) + (place - (len(families) - 1) / 2) * width
+    at, width = _positions(len(heights), place, len(families))
     colour = _looks(families)[str(heights.name)].colour
     bars = axes.bar(at, heights, width, color=colour, edgecolor="white", linewidth=0.2)
     gone = at[heights.isna()]
@@ -93,8 +118,8 @@ def _bars(axes: Axes, heights: pd.Series, place: int, families: Mapping[str, Fam
     return (bars, line)
 
 
-def _finish_bars(axes: Axes, means: pd.DataFrame) -> None:
-    values = means.to_numpy(float)
+def _finish_bars(axes: Axes, means: pd.DataFrame, ends: Sequence[np.ndarray] = ()) -> None:
+    values = np.concatenate([means.to_numpy(float).ravel(), *ends])
     values = values[np.isfinite(values)]
     # The axis begins below chance, so that passing it can be seen, and not at 0, which would flatten all differences.
     low = min(0.4, *(values - 0.05)) if values.size else 0.4

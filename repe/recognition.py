@@ -10,6 +10,7 @@ import torch
 
 from repe.collection import fitted_on
 from repe.data import Split, texts_of
+from repe.layer_selection import PAPER, Selection
 from repe.rep_readers import READERS
 from repe.results import AccuracyFile, Vectors, check_fit
 from repe.state_cache import States
@@ -98,16 +99,24 @@ def _by_source(sources: Mapping[str, Vectors], target: str, rows: torch.Tensor) 
     return {source: {target: row} for source, row in zip(sources, rows, strict=True)}
 
 
-def best_layer_accuracy(file: AccuracyFile, sources: Sequence[str], targets: Sequence[str]) -> np.ndarray:
-    """Accuracy of each source on each target at its best layer, chosen on the test set as in the paper.
+def accuracy_at(
+    file: AccuracyFile, sources: Sequence[str], targets: Sequence[str], selection: Selection = PAPER
+) -> np.ndarray:
+    """Accuracy of each source on each target at its selected layer: in the paper, the best one on the test set.
 
     Returns:
         float64 (sources, targets).
     """
-    return np.array([[file.accuracy[source][target].max() for target in targets] for source in sources])
+    rows = [
+        [file.accuracy[source][target][selection.accuracy_layer(file, source, target)] for target in targets]
+        for source in sources
+    ]
+    return np.array(rows)
 
 
-def same_language_table(files: Mapping[str, Mapping[str, AccuracyFile]], languages: Sequence[str]) -> pd.DataFrame:
+def same_language_table(
+    files: Mapping[str, Mapping[str, AccuracyFile]], languages: Sequence[str], selection: Selection = PAPER
+) -> pd.DataFrame:
     """Table 6 in long form, of which Figure 2 shows the means over concepts.
 
     Args:
@@ -115,13 +124,14 @@ def same_language_table(files: Mapping[str, Mapping[str, AccuracyFile]], languag
         languages: the table's columns.
 
     Returns:
-        Columns concept, model, language, accuracy (0..1, at the best layer), best_layer (the lowest of equals).
+        Columns concept, model, language, accuracy (0..1, at the selected layer), best_layer (that layer; of equals,
+        the lowest).
     """
     rows = [
-        (concept, model, language, float(row.max()), int(row.argmax()) + 1)
+        (concept, model, language, float(file.accuracy[language][language][layer]), layer + 1)
         for model, by_concept in files.items()
         for concept, file in by_concept.items()
         for language in languages
-        for row in [file.accuracy[language][language]]
+        for layer in [selection.accuracy_layer(file, language, language)]
     ]
     return pd.DataFrame(rows, columns=["concept", "model", "language", "accuracy", "best_layer"])

@@ -17,8 +17,8 @@ from repe.report_parts import Cell, Column, Item, Section, Table, damaged, image
 HASH = 12  # digits shown of a SHA-256
 KINDS = {"reader_dict": "vectors", "acc": "accuracies"}
 SHOWN = (
-    *("source", "revision", "weights", "family", "template", "special_tokens", "truncate", "dtype", "split", "method"),
-    *("random_direction", "seed", "versions"),
+    *("source", "revision", "weights", "family", "template", "special_tokens", "truncate", "dtype", "split"),
+    *("split_by", "method", "random_direction", "seed", "versions"),
 )
 DOWNLOAD = "a released download (.pk), which does not say what made it"
 NOTHING = "no result files in the results folder"

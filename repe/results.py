@@ -23,18 +23,35 @@ from repe.paper import FAMILIES, LANGUAGES, TRAIN_SHARE, Family, family_by_name,
 FORMAT = 1
 
 # What must be equal for results to stand in one file; other parts of meta (versions, sources) are for the record.
-SETTINGS = ("weights", "template", "special_tokens", "truncate", "dtype", "split", "method", "random_direction", "seed")
+SETTINGS = (
+    *("weights", "template", "special_tokens", "truncate", "dtype"),
+    *("split", "split_by", "method", "random_direction", "seed"),
+)
+# Of files whose meta is silent on a setting.
+DEFAULTS = {"split_by": "pair"}
 
 
-def model_folder(model: str, split: float) -> str:
-    """The name of a model's results folder: its label, with the split behind it where that is not the paper's."""
+def model_folder(model: str, split: float, split_by: str = "pair") -> str:
+    """The name of a model's results folder: its label, with the split behind it where that is not the paper's.
+
+    `<label>`, `<label>-0.4`, `<label>-item` or `<label>-0.4-item`.
+    """
     model = plain_name(model, "the model")
-    return model if split == TRAIN_SHARE else f"{model}-{float(split)}"
+    model = model if split == TRAIN_SHARE else f"{model}-{float(split)}"
+    return model if split_by == "pair" else f"{model}-{split_by}"
+
+
+def setting(meta: Mapping[str, Any], name: str) -> Any:
+    """The value of one of SETTINGS in `meta`."""
+    return meta.get(name, DEFAULTS.get(name))
 
 
 # What results are made from, by language, as digests in meta: pairs (of targets) and, for accuracies, vectors (of
 # sources).
 INPUTS = ("data", "vectors")
+
+# Of accuracies, what downloads lack.
+TABLES = {"validation": "validation accuracy", "correct": "record of which pairs were right"}
 
 
 @dataclass(frozen=True)
@@ -91,6 +108,7 @@ class ResultFile:
 
     def __init__(self, res_dir: Path, folder: str, concept: str, kind: Kind) -> None:
         self.concept = plain_name(concept, "the concept")
+        self.kind = kind
         self.path = res_dir / folder / concept / kind.file_name(self.stem)
         self.released_path = self.path.with_suffix(".pk")
 
@@ -177,9 +195,9 @@ class ResultFile:
         Raises:
             UserError: the file was made with other settings than `meta`'s; names each with both values.
         """
-        different = [name for name in SETTINGS if self.meta and self.meta.get(name) != meta.get(name)]
+        different = [name for name in SETTINGS if self.meta and setting(self.meta, name) != setting(meta, name)]
         if different:
-            both = "; ".join(f"{name} {self.meta.get(name)!r}, now {meta.get(name)!r}" for name in different)
+            both = "; ".join(f"{name} {setting(self.meta, name)!r}, now {setting(meta, name)!r}" for name in different)
             raise UserError(
                 f"{self.path} was made with other settings ({both}): "
                 + (remedy or "give these, choose another --res-dir or --model-label, or replace it with --overwrite")
@@ -358,6 +376,27 @@ class AccuracyFile(ResultFile):
                 if depth == 2 or name not in targets
             }
         return kept
+
+    def cell(self, table: str, source: str, target: str) -> np.ndarray:
+        """What a table says of a source's vectors on a target's pairs.
+
+        Args:
+            table: `validation`, float64 (layers,), or `correct`, uint8 (layers, pairs in the order of test_keys).
+
+        Raises:
+            UserError: the file does not say, as downloads and files without validation do not.
+        """
+        row = self.content[table].get(source, {}).get(target)
+        if row is None:
+            made_here = target in self.content["accuracy"].get(source, {})
+            remedy = (
+                "run collect_vector.py, then recognize_concept.py, with --overwrite and without --no-validation"
+                if made_here
+                else "it has accuracies alone; run both stages, with another --res-dir, to have more"
+            )
+            path = self.path if made_here or not self.released_path.exists() else self.released_path
+            raise UserError(f"{path} has no {TABLES[table]} of {source} on {target}: {remedy}")
+        return row.numpy()  # type: ignore[no-any-return]
 
     def released_tables(self) -> tuple[int, dict[str, Any]]:
         """The download's accuracies."""

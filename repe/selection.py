@@ -109,6 +109,8 @@ class ChosenModel:
             "random_direction": self.args.random_direction,
             "seed": self.args.seed if self.args.direction_method == "random" else None,
             "versions": models.versions(),
+            # The paper's split needs no word, so that its files are those that they always were.
+            **({} if self.args.split_by == "pair" else {"split_by": self.args.split_by}),
         }
 
     def load(self, with_head: bool = False) -> "Model":
@@ -154,9 +156,14 @@ def model(args: argparse.Namespace) -> ChosenModel:
     )
 
 
+def results_folder(args: argparse.Namespace, label: str) -> Path:
+    """Where the results of the model `label` are that the options ask for."""
+    return Path(args.res_dir) / model_folder(label, args.split, args.split_by)
+
+
 def result_files(
     args: argparse.Namespace, chosen: ChosenModel, concepts: Iterable[str], file_type: type[File]
 ) -> dict[str, File]:
     """The chosen model's result files by concept, whether they are there yet or not."""
-    folder = model_folder(chosen.label, args.split)
+    folder = results_folder(args, chosen.label).name
     return {concept: file_type(args.res_dir, folder, concept, kind(args)) for concept in concepts}

@@ -32,7 +32,9 @@ def read_splits(args: argparse.Namespace, wanted: Work, pending: Work) -> dict[t
             if language in pending[concept] or data.data_file(args.data_dir, concept, language).exists():
                 try:
                     dataset = data.read_pairs(args.data_dir, concept, language)
-                    splits[concept, language] = data.split_pairs(dataset, args.split, args.random_direction)
+                    splits[concept, language] = data.split_pairs(
+                        dataset, args.split, args.random_direction, args.split_by
+                    )
                 except UserError as error:
                     faults.append(str(error))
     if faults:

@@ -1,10 +1,12 @@
 """Tables as files: long form with full precision as CSV, and the paper's layout as LaTeX (booktabs and multirow)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from repe.files import write_whole
+from repe.layer_selection import PAPER, Selection, side_by_side
 from repe.registry import MODELS
 
 NO_VALUE = "--"
@@ -21,43 +23,68 @@ def write_csv(frame: pd.DataFrame, out_dir: Path, name: str) -> list[Path]:
     return [_write(frame.to_csv(index=False), out_dir / f"{name}.csv")]
 
 
-def write_table6(accuracy: pd.DataFrame, out_dir: Path) -> list[Path]:
-    """Write Table 6 as .csv and, one sub-table a concept in percent with the mean over languages last, as .tex.
+def write_table6(accuracies: Mapping[Selection, pd.DataFrame], out_dir: Path) -> list[Path]:
+    """Write Table 6 as one .csv and, for each selection of layers, as .tex.
+
+    A .tex has a sub-table a concept, in percent with the mean over languages last.
 
     Args:
-        accuracy: columns concept, model, language, accuracy, best_layer.
+        accuracies: by selection; columns concept, model, language, accuracy, best_layer.
     """
+    name = "table6_recognition_accuracy"
+    latex = {selection: _latex_of_table6(accuracy, selection) for selection, accuracy in accuracies.items()}
+    return [
+        *write_csv(side_by_side(accuracies), out_dir, name),
+        *(_write(text, out_dir / f"{name}{selection.suffix}.tex") for selection, text in latex.items()),
+    ]
+
+
+def _latex_of_table6(accuracy: pd.DataFrame, selection: Selection) -> str:
     parts = []
     for concept, rows in accuracy.groupby("concept", sort=False):
         wide = rows.pivot(index="model", columns="language", values="accuracy") * 100
         wide = wide.loc[rows.model.unique(), rows.language.unique()]
         wide["Avg"] = wide.mean(axis=1)
-        caption = f"{str(concept).capitalize()}: recognition accuracy (\\%) at the best layer."
+        caption = f"{str(concept).capitalize()}: recognition accuracy (\\%) {selection.words}."
         parts.append(_latex(_by_name_and_size(wide), ".1f", caption, f"tab:accuracy-{concept}"))
-    return [
-        *write_csv(accuracy, out_dir, "table6_recognition_accuracy"),
-        _write("\n".join(parts), out_dir / "table6_recognition_accuracy.tex"),
-    ]
+    return "\n".join(parts)
 
 
-def write_table1(correlation: pd.DataFrame, out_dir: Path) -> list[Path]:
-    """Write Table 1 as .csv and .tex: rows models, columns distances, each direct and split.
+def write_table1(correlations: Mapping[Selection, pd.DataFrame], out_dir: Path) -> list[Path]:
+    """Write Table 1 as one .csv and, for each selection of layers, as .tex: rows models, columns distances.
 
     Args:
-        correlation: columns model, distance, direct, direct_as_released, split.
+        correlations: by selection; columns model, distance, direct, direct_as_released, split.
     """
-    columns = [(distance, value) for distance in correlation.distance.unique() for value in ("direct", "split")]
-    latex = _latex_of_table1(correlation, columns, TABLE_1_CAPTION, "tab:linguistic-correlation")
+    name = "table1_linguistic_correlation"
+    written = write_csv(side_by_side(correlations), out_dir, name)
+    for selection, correlation in correlations.items():
+        columns = [(distance, value) for distance in correlation.distance.unique() for value in ("direct", "split")]
+        latex = _latex_of_table1(correlation, columns, _caption(selection), "tab:linguistic-correlation")
+        written.append(_write(latex, out_dir / f"{name}{selection.suffix}.tex"))
+    return written
+
+
+def _caption(selection: Selection) -> str:
+    return TABLE_1_CAPTION + (f" Similarity is that {selection.words}." if selection != PAPER else "")
+
+
+def write_repaired_table1(correlations: Mapping[Selection, pd.DataFrame], out_dir: Path) -> list[Path]:
+    """Write Table 1 with the repaired distances, beside the other, as one .csv and, for each selection, as .tex.
+
+    Args:
+        correlations: by selection; columns of `consistency.repaired_correlation`.
+    """
+    name = "table1_linguistic_correlation_repaired"
+    latex = {selection: _latex_of_repaired(table, selection) for selection, table in correlations.items()}
     return [
-        *write_csv(correlation, out_dir, "table1_linguistic_correlation"),
-        _write(latex, out_dir / "table1_linguistic_correlation.tex"),
+        *write_csv(side_by_side(correlations), out_dir, name),
+        *(_write(text, out_dir / f"{name}{selection.suffix}.tex") for selection, text in latex.items()),
     ]
 
 
-def write_repaired_table1(correlation: pd.DataFrame, out_dir: Path) -> list[Path]:
-    """Write Table 1 with the repaired distances, beside the other, as .csv and .tex.
-
-    In the .tex, distances that the repair changes also show by how much.
+def _latex_of_repaired(correlation: pd.DataFrame, selection: Selection) -> str:
+    """Table 1, in which distances that the repair changes also show by how much.
 
     Args:
         correlation: columns model, distance, direct, direct_as_released, split, direct_recorded, split_recorded,
@@ -73,14 +100,10 @@ def write_repaired_table1(correlation: pd.DataFrame, out_dir: Path) -> list[Path
             if effects or not value.endswith("effect")
         ]
     caption = (
-        f"{TABLE_1_CAPTION} Distances that stand for missing features are repaired or left out; $\\Delta$ is the "
+        f"{_caption(selection)} Distances that stand for missing features are repaired or left out; $\\Delta$ is the "
         "difference that makes."
     )
-    latex = _latex_of_table1(correlation, columns, caption, "tab:linguistic-correlation-repaired")
-    return [
-        *write_csv(correlation, out_dir, "table1_linguistic_correlation_repaired"),
-        _write(latex, out_dir / "table1_linguistic_correlation_repaired.tex"),
-    ]
+    return _latex_of_table1(correlation, columns, caption, "tab:linguistic-correlation-repaired")
 
 
 def _latex_of_table1(correlation: pd.DataFrame, columns: list[tuple[str, str]], caption: str, label: str) -> str:

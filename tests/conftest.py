@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -18,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from repe import hub
 from repe.models import Model, load_tokenizer
 from repe.models import load as load_model
+from repe.results import AccuracyFile, Kind
 from repe.templates import Template
 
 ROOT = Path(__file__).parents[1]
@@ -187,3 +189,37 @@ def golden() -> Path:
     if not named:
         pytest.skip("REPE_GOLDEN does not name a folder of golden numbers")
     return Path(named) / "golden"
+
+
+def write_accuracies(
+    folder: Path,
+    correct: dict[str, dict[str, np.ndarray]],
+    keys: dict[str, list[str]],
+    validation: dict[str, dict[str, np.ndarray]] | None = None,
+    *,
+    model: str = "tiny",
+    concept: str = "morality",
+    kind: Kind = Kind(),  # noqa: B008
+) -> AccuracyFile:
+    """An `acc.pt` of made-up outcomes.
+
+    Args:
+        correct: by source and target, (layers, pairs) of 0 and 1.
+        keys: of the pairs, by target.
+        validation: by source and target, (layers,).
+    """
+    outcomes = {s: {t: torch.tensor(row, dtype=torch.uint8) for t, row in row.items()} for s, row in correct.items()}
+    rows = {
+        "accuracy": {s: {t: cell.double().mean(-1) for t, cell in row.items()} for s, row in outcomes.items()},
+        "correct": outcomes,
+        "test_pairs": {target: len(names) for target, names in keys.items()},
+        "test_keys": keys,
+        "validation": {
+            s: {t: torch.tensor(cell, dtype=torch.float64) for t, cell in row.items()}
+            for s, row in (validation or {}).items()
+        },
+    }
+    file = AccuracyFile(folder, model, concept, kind)
+    layers = next(len(cell) for row in outcomes.values() for cell in row.values())
+    file.add({"family": "none"}, layers, rows)
+    return file

@@ -3,6 +3,7 @@
 The repaired distances against lang2vec's features, by other formulas than those that made them.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import cache
@@ -20,6 +21,7 @@ from scipy.stats import pearsonr
 
 from repe import comparison, consistency
 from repe.paper import DISTANCES, FAMILIES, LANGUAGES, SHARED_LANGUAGES
+from repe.permutation import holm
 
 FAMILY = FAMILIES["bloomz"]
 
@@ -349,3 +351,51 @@ def test_an_unknown_kind_of_distances_is_refused(script: Callable[..., Ended]) -
     ended = script("consistency_analysis", "--cross-model", MODEL, "--distances", "mended")
     assert (ended.status, ended.err.count("\n")) == (2, 1)
     assert "argument --distances" in ended.err
+
+
+def test_table_1_with_p_values_by_enumeration() -> None:
+    """Five languages in all 120 orders, and for split in the 24 that leave English in its place, by scipy."""
+    family, languages = FAMILIES["llama2"], ["en", "fr", "zh", "es", "ja"]
+    generator = np.random.default_rng(3)
+    made = {model: generator.random((5, 5)) for model in ("m", "n")}
+    made = {model: (family, languages, square + square.T) for model, square in made.items()}
+    found = consistency.table1(made, permutations=9999, seed=1)
+    plain = consistency.table1(made)
+    assert [*found.columns] == [*plain.columns, "direct_p", "direct_p_holm", "split_p", "split_p_holm"]
+    pd.testing.assert_frame_equal(found[plain.columns], plain)
+    for row in found.itertuples():
+        similarity = made[row.model][2]
+        known = 1 - closeness(row.distance, languages)
+        sizes: dict[str, list[float]] = {"direct": [], "split": []}
+        for order in itertools.permutations(range(5)):
+            moved = similarity[np.ix_(order, order)]
+            kinds = [[], []]
+            for i in range(5):
+                for j in range(i):
+                    kinds[0 in (i, j)].append((moved[i, j], known[i, j]))
+            sizes["direct"].append(abs(pearsonr(*np.array(kinds[0] + kinds[1]).T).statistic))
+            if order[0] == 0:
+                parts = [pearsonr(*np.array(kind).T).statistic for kind in kinds]
+                sizes["split"].append(abs(np.mean(parts)))
+        for way, p in (("direct", row.direct_p), ("split", row.split_p)):
+            assert sizes[way][0] == pytest.approx(abs(getattr(row, way)))
+            assert p == pytest.approx(np.mean(np.array(sizes[way]) >= sizes[way][0] - 1e-9))
+    # One family of tests: every cell of the table, direct and split.
+    together = holm(np.concatenate([found.direct_p, found.split_p]))
+    assert np.concatenate([found.direct_p_holm, found.split_p_holm]).tolist() == together.tolist()
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+def test_similarity_that_is_linguistic_similarity_has_the_smallest_p_values(repaired: bool) -> None:
+    family, languages = FAMILIES["bloomz"], list(FAMILIES["bloomz"].axis)
+    known = consistency.linguistic_similarities(languages, repaired)
+    for distance in ("syntactic", "phonological"):
+        square = np.nan_to_num(known[distance], nan=0.5)
+        found = consistency.table1({"m": (family, languages, square)}, permutations=199, seed=1, repaired=repaired)
+        row = found.set_index("distance").loc[distance]
+        assert row.direct == pytest.approx(1)
+        assert row.direct_p == 1 / 200
+        # Of the repaired distances, one pair of low-resource languages has any: no split.
+        undefined = repaired and distance == "phonological"
+        assert row[["split", "split_p", "split_p_holm"]].isna().tolist() == [undefined] * 3
+        assert undefined or row.split_p == 1 / 200

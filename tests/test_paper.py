@@ -52,6 +52,8 @@ def test_the_three_models_of_seven_billion_are_found_with_any_split() -> None:
     others = ["llama2-chat-70B", "llama2-7B", "my-bloomz-7B1"]
     assert seven_billion([*others, *SEVEN_BILLION]) == list(SEVEN_BILLION)
     assert seven_billion([f"{model}-0.4" for model in SEVEN_BILLION]) == [f"{model}-0.4" for model in SEVEN_BILLION]
+    for suffix in ("-item", "-0.4-item"):
+        assert len(seven_billion([f"{model}{suffix}" for model in SEVEN_BILLION])) == 3
     assert seven_billion([*others, *SEVEN_BILLION[:2]]) == []
 
 

@@ -251,6 +251,7 @@ def test_methods_and_random_labels_have_files_of_their_own(kind: Kind, name: str
 )
 def test_other_splits_have_folders_of_their_own(split: float, name: str) -> None:
     assert model_folder("tiny", split) == name
+    assert model_folder("tiny", split, "item") == f"{name}-item"
 
 
 def test_the_family_comes_from_the_file_else_from_the_name(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, Ended, build, write_data
 
+from repe.data import read_pairs, split_pairs
 from repe.results import AccuracyFile, Kind, VectorFile
 
 Script = Callable[..., Ended]
@@ -269,3 +270,104 @@ def test_help_answers_without_heavy_imports(name: str) -> None:
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--model-name" in ended.stdout
     assert f"python {name}.py" in ended.stdout
+
+
+def test_what_stands_beside_the_papers_protocol(script: Script, common: list[object], tmp_path: Path) -> None:
+    """Every figure and table in both ways; the paper's columns are those without any flag."""
+    options = [*common, "--concept", "morality", "toxicity"]
+    run_both(script, *options)
+    compare = ["--res-dir", tmp_path / "res", "--cross-model", "tiny-llama"]
+    ended = script("recognize_concept", *compare, "--permutations")
+    assert ended.status == 2
+    assert "morality/random_direction_acc.pt has no results for en fr zh: run collect_vector.py --random" in ended.err
+    run_both(script, *options, "--random-direction")
+    flags = {"recognize_concept": ["--bootstrap", 50, "--permutations", 49]}
+    flags |= {"consistency_analysis": ["--permutations", 49, "--distances", "repaired"]}
+    flags |= {"transferability_analysis": ["--bootstrap", 50]}
+    plain, beside = tmp_path / "plain", tmp_path / "beside"
+    for name, extra in flags.items():
+        assert script(name, *compare, "--out-dir", plain).status == 0
+        ended = script(name, *compare, "--out-dir", beside, "--layer-select", "validation", *extra)
+        assert ended.status == 0, ended
+    written = {path.name for path in beside.iterdir()}
+    new = {"one_way_transfer.csv", "recognition_intervals.csv"}
+    new |= {f"table1_linguistic_correlation_repaired{end}" for end in (".csv", ".tex", "_validation.tex")}
+    new |= {f"{table}_validation.tex" for table in ("table6_recognition_accuracy", "table1_linguistic_correlation")}
+    for figure in ("figure2_recognition_accuracy", "figure7_similarity_all", "figure8_transfer_all"):
+        new |= {f"{figure}_validation{end}" for end in (".png", ".pdf")}
+    assert written == new | {path.name for path in plain.iterdir()}
+    for path in plain.glob("*.csv"):
+        paper, both = pd.read_csv(path), pd.read_csv(beside / path.name)
+        pd.testing.assert_frame_equal(both[paper.columns], paper, check_exact=True)
+    for path in plain.glob("*.tex"):
+        assert (beside / path.name).read_bytes() == path.read_bytes()
+    table = pd.read_csv(beside / "table6_recognition_accuracy.csv")
+    for row in table.itertuples():
+        file = AccuracyFile(tmp_path / "res", "tiny-llama", row.concept, Kind())
+        layer = file.cell("validation", row.language, row.language).argmax()
+        assert row.selected_layer == layer + 1
+        assert row.selected_accuracy == file.accuracy[row.language][row.language][layer]
+    statistics = ["accuracy_low", "accuracy_high", "random_accuracy", "p", "p_holm"]
+    assert {*statistics, *(f"selected_{name}" for name in statistics)} <= {*table.columns}
+    assert (
+        "at the layer that is best on validation" in (beside / "table6_recognition_accuracy_validation.tex").read_text()
+    )
+    table = pd.read_csv(beside / "table1_linguistic_correlation.csv")
+    assert {"direct_p", "split_p_holm", "selected_direct", "selected_direct_p_holm"} <= {*table.columns}
+    assert "selected_direct_as_released" not in table
+
+
+def test_a_split_by_item_has_folders_and_settings_of_its_own(
+    script: Script, common: list[object], tmp_path: Path, data_dir: Path
+) -> None:
+    for language, pairs in (("en", 40), ("fr", 43)):
+        write_data(data_dir, "own", language, pairs)
+    options = [*common, "--concept", "own", "--lang", "en"]
+    for extra in ([], ["--split-by", "item"], ["--split-by", "item", "--split", "0.4"]):
+        run_both(script, *options, *extra)
+    res = tmp_path / "res"
+    folders = ["tiny-llama", "tiny-llama-0.4-item", "tiny-llama-item"]
+    assert sorted(path.name for path in res.iterdir()) == folders
+    metas = [VectorFile(res, name, "own", Kind()).meta for name in folders]
+    assert [meta.get("split_by") for meta in metas] == [None, "item", "item"]
+    keys = [AccuracyFile(res, name, "own", Kind()).content["test_keys"]["en"] for name in folders]
+    assert keys[1] == keys[2] != keys[0]
+    # A language that is added later is split at the same items.
+    run_both(script, *options[:-1], "fr", "--split-by", "item")
+    trained = {pair.key for pair in split_pairs(read_pairs(data_dir, "own", "en"), split_by="item").train}
+    tested = AccuracyFile(res, "tiny-llama-item", "own", Kind()).content["test_keys"]
+    assert set(tested["en"]) <= set(tested["fr"])
+    assert not trained & set(tested["fr"])
+    for name in SCRIPTS[1:]:
+        compare = ["--cross-model", "tiny-llama", "--split-by", "item", "--lang", "en"]
+        ended = script(name, "--res-dir", res, *compare, "--out-dir", tmp_path / "out")
+        assert ended.status == 0, ended
+    table = pd.read_csv(tmp_path / "out/table6_recognition_accuracy.csv")
+    assert table.model.unique().tolist() == ["tiny-llama-item"]
+    assert (
+        script("repe.check_results", res, "--data-dir", data_dir, "--model", "tiny-llama-item", "--lang", "en").status
+        == 0
+    )
+    model = ["--res-dir", res, "--model-label", "tiny-llama", "--split-by", "item", "--concept", "own", "--lang", "en"]
+    ended = script("repe.export", *model, "--model-path", "x", "--format", "safetensors", "--out-dir", tmp_path / "out")
+    assert ended.status == 0, ended
+    assert (tmp_path / "out/tiny-llama-item_own_en.safetensors").exists()
+    # Results by pair in the folder of results by item.
+    ended = script("collect_vector", *options, "--lang", "fr", "--model-label", "tiny-llama-item")
+    assert ended.status == 2
+    assert "split_by 'item', now 'pair'" in ended.err
+
+
+@pytest.mark.parametrize("flag", [["--layer-select", "validation"], ["--bootstrap"], ["--permutations", "9"]])
+def test_flags_of_the_comparison_are_refused_without_it(flag: list[str], script: Script, common: list[object]) -> None:
+    ended = script("recognize_concept", *common, *flag)
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "give --cross-model" in ended.err
+
+
+def test_the_baseline_is_not_compared_with_itself(script: Script, common: list[object], tmp_path: Path) -> None:
+    run_both(script, *common, "--concept", "morality", "--lang", "en", "--random-direction")
+    compare = ["--res-dir", tmp_path / "res", "--cross-model", "tiny-llama", "--random-direction", "--permutations"]
+    ended = script("recognize_concept", *compare)
+    assert ended.status == 2
+    assert "leave out one of the two" in ended.err
