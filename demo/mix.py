@@ -70,6 +70,20 @@ VARIANTS = {
 }
 
 
+# Columns of demo/mix.md, and what of demo/mix.csv they show.
+SHOWN = {
+    "accuracy": lambda rows: rows.accuracy,
+    "accuracy, rich - poor": lambda rows: rows.rich_accuracy,
+    "similarity, rich - poor": lambda rows: rows.rich_similarity,
+    "r, linguistic": lambda rows: rows.linguistic,
+    "transfer, down - up": lambda rows: rows.one_way,
+    "the same, eight": lambda rows: rows.one_way_eight,
+    "still refused, own": lambda rows: rows.released,
+    "taken away, others": lambda rows: rows.random_released - rows.released_others,
+    "brought about, others": lambda rows: rows.refused_others - rows.random_refused,
+}
+
+
 def label_of(name: str, seed: int) -> str:
     """Results folder of one model."""
     return f"{name}-{seed}"
@@ -113,12 +127,11 @@ def measure(names: list[str]) -> pd.DataFrame:
 
 def as_markdown(table: pd.DataFrame) -> str:
     """Means over seeds with 95 % intervals, a row a variant."""
-    columns = [column for column in table.columns if column not in ("variant", "seed")]
-    lines = ["| variant | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines = ["| variant | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 1) + "|"]
     for name, rows in table.groupby("variant", sort=False):
         cells = []
-        for column in columns:
-            mean, low, high = interval([*rows[column]])
+        for values in SHOWN.values():
+            mean, low, high = (round(value, 2) + 0.0 for value in interval([*values(rows)]))
             cells.append(f"{mean:.2f} [{low:.2f}, {high:.2f}]")
         lines.append(f"| {name}: {VARIANTS[str(name)].meaning} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -116,6 +116,7 @@ def summarize(labels: dict[str, str]) -> None:
         "accuracy": "accuracy, mean over languages and concepts (larger models are better)",
         "rich_accuracy": "accuracy, rich less poor languages (rich ones are better)",
         "rich_similarity": "similarity among rich less that among poor languages (inconsistent where data are unequal)",
+        "linguistic": "r with linguistic similarity, mean of four distances (distorted where data are unequal)",
         "one_way": "transfer gain, rich to poor less poor to rich (one-way in unbalanced families)",
         "one_way_eight": "the same among the balanced family's eight languages (level there)",
     }

@@ -34,12 +34,14 @@ def traits(tables: Path, model: str, shares: dict[str, float]) -> dict[str, floa
         accuracy: same-language accuracy at the best layer, mean over concepts and all languages;
         rich_accuracy: that of rich languages less that of poor ones;
         rich_similarity: similarity among rich languages less that among poor ones;
+        linguistic: Pearson's r of similarity with linguistic similarity, mean over Table 1's distances ("Direct");
         one_way: transfer gain from rich to poor languages less that from poor to rich ones;
         one_way_eight: the same within the balanced family's eight, first four against last four.
     """
     accuracy = pd.read_csv(tables / "table6_recognition_accuracy.csv").query("model == @model")
     similarity = pd.read_csv(tables / "similarity.csv").query("model == @model")
     transfer = pd.read_csv(tables / "transfer.csv").query("model == @model")
+    linguistic = pd.read_csv(tables / "table1_linguistic_correlation.csv").query("model == @model")
     by_language = accuracy.groupby("language").accuracy.mean()
     rich, poor = halves(shares, list(dict.fromkeys(similarity.source)))
     eight = [language for language in EIGHT if language in set(similarity.source)]
@@ -47,6 +49,7 @@ def traits(tables: Path, model: str, shares: dict[str, float]) -> dict[str, floa
         "accuracy": by_language.mean(),
         "rich_accuracy": by_language[rich].mean() - by_language[poor].mean(),
         "rich_similarity": _within(similarity, rich) - _within(similarity, poor),
+        "linguistic": linguistic.direct.mean(),
         "one_way": _one_way(transfer, rich, poor),
         "one_way_eight": _one_way(transfer, *halves(shares, eight)),
     }

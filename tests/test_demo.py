@@ -231,6 +231,11 @@ def test_traits_are_what_the_tables_say(tmp_path: Path) -> None:
         [("m", one, two, 0.0 if one in rich else -0.3) for one, two in cells],
         columns=["model", "source", "target", "delta"],
     )
+    linguistic = pd.DataFrame(
+        [("m", "genetic", 0.5), ("m", "syntactic", 0.1), ("other", "genetic", 0.9)],
+        columns=["model", "distance", "direct"],
+    )
+    linguistic.to_csv(tmp_path / "table1_linguistic_correlation.csv", index=False)
     accuracy.to_csv(tmp_path / "table6_recognition_accuracy.csv", index=False)
     similarity.to_csv(tmp_path / "similarity.csv", index=False)
     transfer.to_csv(tmp_path / "transfer.csv", index=False)
@@ -238,6 +243,7 @@ def test_traits_are_what_the_tables_say(tmp_path: Path) -> None:
     assert found["accuracy"] == pytest.approx(0.75)
     assert found["rich_accuracy"] == pytest.approx(0.3)
     assert found["rich_similarity"] == pytest.approx(0.6)
+    assert found["linguistic"] == pytest.approx(0.3)
     assert found["one_way"] == pytest.approx(0.3)
 
 
@@ -259,3 +265,15 @@ def test_an_interval_over_seeds_is_students(tmp_path: Path) -> None:
     mean, low, high = traits.interval([1.0, 2.0, 3.0])
     assert mean == pytest.approx(2.0)
     assert (low, high) == pytest.approx((2 - 2.484, 2 + 2.484), abs=1e-3)
+
+
+def test_the_table_of_mixes_is_what_its_rows_give() -> None:
+    mix = importlib.import_module("demo.mix")
+    table = pd.read_csv(DEMO / "mix.csv")
+    assert [*dict.fromkeys(table.variant)] == [*mix.VARIANTS]
+    assert (table.groupby("variant").seed.apply(lambda seeds: [*seeds]) == [[*mix.SEEDS]]).all()
+    assert mix.as_markdown(table) == (DEMO / "mix.md").read_text(encoding="utf-8")
+    llama = table[table.variant == "llama"]
+    mean, low, high = traits.interval([*llama.rich_accuracy])
+    row = next(line for line in mix.as_markdown(table).splitlines() if line.startswith("| llama:"))
+    assert f"| {mean:.2f} [{low:.2f}, {high:.2f}] |" in row
