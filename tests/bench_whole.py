@@ -44,7 +44,7 @@ def bench_processes() -> list[Row]:
     """Stage 1 by two processes of one thread each against one of one thread, start included."""
     with tempfile.TemporaryDirectory() as folder:
         save(llama(512, 12, 1408), folder)
-        sets = ("--concept", "morality", "toxicity", "--lang", "en", "fr", "zh", "es")
+        sets = ("--concept", "morality", "toxicity", "--lang", "en", "fr", "zh", "es", "pt", "vi")
         stage = (
             "collect_vector.py",
             "--model-path",
@@ -91,23 +91,26 @@ def peak_memory(folder: str, pairs: int, flags: tuple[str, ...]) -> float:
     ]
     path.write_text(json.dumps({"": {str(place): {"pos": pos, "neg": neg} for place, (pos, neg) in enumerate(sides)}}))
     options = ("--model-path", f"{folder}/model", "--data-dir", str(path.parents[1]), "--res-dir", f"{folder}/res")
-    child = subprocess.Popen(
-        [sys.executable, "collect_vector.py", *options, "--overwrite", *flags],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    _, status, usage = os.wait4(child.pid, 0)
-    if status:
-        raise RuntimeError(f"collect_vector.py ended with {status}")
-    return usage.ru_maxrss / 1024  # Linux counts in KiB
+    work = command("-c", UNTIL_END, "collect_vector.py", *options, "--overwrite", *flags, OMP_NUM_THREADS="1")
+    return int(work().stdout.split()[-2]) / 1024
 
 
-def command(*arguments: str, **environment: str) -> Callable[[], object]:
+# Runs the script in its arguments, then says the most memory that was resident, in kB: getrusage would begin with that
+# of the process it was forked from.
+UNTIL_END = """
+import atexit, pathlib, runpy, sys
+atexit.register(lambda: print(pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")[2].partition("\\n")[0]))
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def command(*arguments: str, **environment: str) -> "Callable[[], subprocess.CompletedProcess[str]]":
     """A script of the project with arguments, as a process of its own."""
     whole = os.environ | environment
-    return lambda: subprocess.run([sys.executable, *arguments], cwd=ROOT, env=whole, check=True, capture_output=True)
+    return lambda: subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=whole, check=True, capture_output=True, text=True
+    )
 
 
 # Runs the script in its arguments and ends it at once where a model is first called.
