@@ -142,8 +142,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=[*VARIANTS], help="variants (default: all)")
     names = parser.parse_args().only
     train(names)
-    table = measure(names)
-    table.to_csv(DEMO / "mix.csv", index=False, float_format="%.4f")
+    table = measure(names).round(4)
+    table.to_csv(DEMO / "mix.csv", index=False)
     (DEMO / "mix.md").write_text(as_markdown(table), encoding="utf-8")
     print(as_markdown(table))
 
