@@ -178,3 +178,14 @@ def test_a_text_that_does_not_fit_alone_is_an_error(model_folders: dict[str, Pat
     crowded = replace(model, trunk=Crowded(model.trunk, most=5))
     with pytest.raises(UserError, match="a text of 10 tokens does not fit into memory"):
         last_token_states(crowded, ["001 a dog", "a"])
+
+
+def test_many_texts_are_tokenized_in_parts_and_none_is_lost(
+    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(model_folders["llama"])
+    texts = [f"{number} " * (number + 1) for number in range(8)]
+    whole = tokenize(model, texts)
+    assert len(whole) == 8
+    monkeypatch.setattr("repe.hidden_states.ENCODED_AT_ONCE", 3)
+    assert tokenize(model, texts) == whole
