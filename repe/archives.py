@@ -12,11 +12,19 @@ from repe.files import write_whole
 from repe.paper import LANGUAGES, in_paper_order
 
 
+class Zip(zipfile.ZipFile):
+    """A zip archive that prints no traceback when Ctrl-C comes while it is being opened."""
+
+    # Closing asks for these, and comes even where opening was cut off before they were set.
+    _writing = False
+    _fileRefCnt = 1  # noqa: N815  its name there
+
+
 def read(path: Path) -> Any:
     """The content of a PyTorch archive of plain data; an error of any type if it is damaged."""
     with path.open("rb") as file:
         # PyTorch does not compare the check sums that it writes.
-        with zipfile.ZipFile(file) as archive:
+        with Zip(file) as archive:
             if wrong := archive.testzip():
                 raise ValueError(f"the check sum of {wrong} is wrong")
         file.seek(0)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from repe.archives import Zip
 from repe.errors import DamagedFileError, UserError
 from repe.files import is_plain_name
 
@@ -153,7 +154,7 @@ def _load(path: Path) -> dict[str, Any]:
         UserError: the file is damaged, or asks for something that no result file needs (nothing is run).
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with Zip(path) as archive:
             (member,) = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
             # PyTorch stores, it does not compress: what unpacks to more than the file is made to fill the memory.
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
