@@ -12,6 +12,7 @@ import statistics
 import numpy as np
 import torch
 import transformers
+from bench_gpu import bench_gpu
 from bench_whole import Row, bench_analyses, bench_commands, bench_memory, bench_processes, llama, seconds
 from conftest import byte_tokenizer
 from sklearn.decomposition import PCA
@@ -149,6 +150,7 @@ def bench_stages() -> list[Row]:
 BENCHES = (
     *(bench_extraction, bench_generation, bench_stages, bench_recognition, bench_pca),
     *(bench_commands, bench_processes, bench_memory, bench_analyses),
+    lambda: bench_gpu(texts_of_many_lengths(4000)),
 )
 
 
