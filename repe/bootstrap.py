@@ -18,6 +18,9 @@ from repe.results import AccuracyFile
 
 CONFIDENCE = 0.95
 
+# In tables, in the place of a concept or language: the mean over all of them.
+ALL = "all"
+
 
 @dataclass(frozen=True)
 class Outcomes:

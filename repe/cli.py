@@ -137,28 +137,19 @@ def _add_cross_model(group: argparse._ArgumentGroup) -> None:
 
 def add_bootstrap(parser: argparse.ArgumentParser) -> None:
     """Add the option that asks for intervals."""
-    parser.add_argument_group("how sure it is").add_argument(
-        "--bootstrap",
-        type=_count,
-        nargs="?",
-        const=DRAWS,
-        default=0,
-        metavar="N",
-        help=f"95 %% intervals, from N draws of the test items with all their translations (N: {DRAWS}; default: none)",
-    )
+    what = "95 %% intervals, from N draws of the test items with all their translations"
+    _add_repeats(parser.add_argument_group("how sure it is"), "--bootstrap", DRAWS, what)
 
 
 def add_permutations(parser: argparse.ArgumentParser, test: str) -> None:
     """Add the option that asks for p-values, of a `test`."""
-    parser.add_argument_group("p-values").add_argument(
-        "--permutations",
-        type=_count,
-        nargs="?",
-        const=PERMUTATIONS,
-        default=0,
-        metavar="N",
-        help=f"{test}, from N permutations (N: {PERMUTATIONS}; default: none)",
-    )
+    _add_repeats(parser.add_argument_group("p-values"), "--permutations", PERMUTATIONS, f"{test}, from N permutations")
+
+
+def _add_repeats(group: argparse._ArgumentGroup, name: str, usual: int, what: str) -> None:
+    """An option that is off unless it is given, with a number or without one."""
+    text = f"{what} (N: {usual}; default: none)"
+    group.add_argument(name, type=_count, nargs="?", const=usual, default=0, metavar="N", help=text)
 
 
 def add_collection(parser: Parser) -> Parser:

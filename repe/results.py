@@ -114,7 +114,7 @@ class ResultFile:
 
     def __getstate__(self) -> dict[str, Any]:
         # Sent to another process it is a path; what it holds is read there.
-        return {name: self.__dict__[name] for name in ("concept", "path", "released_path")}
+        return {name: self.__dict__[name] for name in ("concept", "kind", "path", "released_path")}
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -430,10 +430,11 @@ class AccuracyFile(ResultFile):
         """float64 (layers,) by source and target language; a `.pt` cell goes before its `.pk` cell."""
         found: dict[str, dict[str, np.ndarray]] = {}
         if self.released_path.exists():
-            for source, targets in released.read_accuracy(self.released_path).items():
-                found[source] = {
-                    target: np.array([row[layer] for layer in sorted(row)]) for target, row in targets.items()
-                }
+            _, tables = self.released_tables()
+            found = {
+                source: {target: row.numpy() for target, row in targets.items()}
+                for source, targets in tables["accuracy"].items()
+            }
         for source, targets in self.content["accuracy"].items():
             found.setdefault(source, {}).update({target: row.numpy() for target, row in targets.items()})
         if len({row.shape for targets in found.values() for row in targets.values()}) > 1:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from repe.bootstrap import accuracy_draws, bounds
+from repe.bootstrap import ALL, accuracy_draws, bounds
 from repe.layer_selection import PAPER, Selection
 from repe.paper import Family
 from repe.recognition import accuracy_at
@@ -89,7 +89,7 @@ def one_way_table(
     delta = accuracy - np.diagonal(accuracy, axis1=-2, axis2=-1)[:, None, :]
     found = _with_mean(_one_way(delta, high))  # (concepts + 1, 3)
     low_bound, high_bound = bounds(np.moveaxis(_with_mean(_one_way(drawn, high)), 1, 0))
-    table = pd.DataFrame({"model": model, "concept": [*files, "all"]})
+    table = pd.DataFrame({"model": model, "concept": [*files, ALL]})
     for place, name in enumerate(ONE_WAY):
         table[name] = found[:, place]
         table[f"{name}_low"], table[f"{name}_high"] = low_bound[:, place], high_bound[:, place]

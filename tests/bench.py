@@ -12,12 +12,11 @@ import statistics
 import numpy as np
 import torch
 import transformers
-from bench_gpu import bench_gpu
+from bench_gpu import bare_trunk, bench_gpu, in_turn
 from bench_whole import Row, bench_analyses, bench_commands, bench_memory, bench_processes, llama, seconds
 from conftest import byte_tokenizer
 from sklearn.decomposition import PCA
 
-from repe.batching import AUTO_TOKENS, batches
 from repe.collection import collect
 from repe.data import Pair, Split
 from repe.hidden_states import last_token_states, tokenize
@@ -50,24 +49,13 @@ def bench_extraction() -> list[Row]:
     texts = texts_of_many_lengths(TEXTS)
     ids = tokenize(model, texts)
 
-    def bare() -> None:
-        with torch.inference_mode():
-            for rows in batches([len(row) for row in ids], AUTO_TOKENS["cpu"], None):
-                batch = tokenizer.pad(
-                    {"input_ids": [ids[row] for row in rows]}, padding_side="right", return_tensors="pt"
-                )
-                trunk(**batch, use_cache=False)
-
     def plain() -> None:
         with torch.no_grad():
             for start in range(0, len(texts), 8):
                 batch = tokenizer(texts[start : start + 8], return_tensors="pt", padding=True)
                 whole(**batch, output_hidden_states=True)
 
-    last_token_states(model, texts)  # once for warmth
-    # In turn, so that a machine that slows down slows both.
-    pairs = [(seconds(lambda: last_token_states(model, texts)), seconds(bare)) for _ in range(3)]
-    ours, trunk_alone = (statistics.median(times) for times in zip(*pairs, strict=True))
+    ours, trunk_alone = in_turn(cpu, lambda: last_token_states(model, texts), lambda: bare_trunk(model, ids))
     in_file_order = seconds(plain)
     return [
         (

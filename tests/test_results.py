@@ -2,6 +2,7 @@
 
 import io
 import multiprocessing
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +259,9 @@ def test_the_family_comes_from_the_file_else_from_the_name(tmp_path: Path) -> No
     assert VectorFile(tmp_path, "bloomz-7B1", "morality", Kind()).family().name == "bloomz"
     add(tmp_path, "en", meta={"family": "qwen"})
     assert vector_file(tmp_path).family().name == "qwen"
+
+
+def test_a_file_sent_to_another_process_is_the_same_file(tmp_path: Path) -> None:
+    file = AccuracyFile(tmp_path, "m", "morality", Kind("pca", random_direction=True))
+    sent = pickle.loads(pickle.dumps(file))
+    assert vars(sent) == vars(file)
