@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that `--help` answers at once.
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -305,6 +306,9 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
 
     0 is done (also when there was nothing to do), 2 is for what the user can mend, 130 is after Ctrl-C.
     """
+    # PyTorch then takes large tensors on a CPU in huge pages, where Linux offers them: forward passes give back and
+    # take anew what they compute in, and with small pages up to a tenth of their time goes to the kernel.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         main(parser.parse_args())
     except UserError as error:
