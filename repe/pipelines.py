@@ -14,8 +14,9 @@ import torch
 import transformers
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from repe.block_control import LayerIds, TokenPos, listed
 from repe.hidden_states import at_places
-from repe.rep_control_reading_vec import DECODER_BLOCK, LayerIds, TokenPos, controlled, find_part, listed
+from repe.rep_control_reading_vec import DECODER_BLOCK, controlled, find_part
 from repe.rep_reading import RepEReader, make_reader
 
 READING, CONTROL = "rep-reading", "rep-control"

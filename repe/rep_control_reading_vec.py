@@ -8,7 +8,7 @@ Blocks stay what they are: control works through hooks, so that models find thei
 weights do not change, and any family whose blocks `repe.models` finds can be wrapped.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,11 +17,9 @@ import torch
 import transformers
 from torch import nn
 
-from repe.cli import OPERATORS
+from repe.block_control import BlockControl, LayerIds, Padding, TokenPos, checked_masks, listed, settings_of
 from repe.errors import UserError
-from repe.hidden_states import states_of
 from repe.models import find_blocks
-from repe.steering import Activation, change, reading, with_states
 
 DECODER_BLOCK = "decoder_block"
 # Parts of a block, where it has them under these names.
@@ -29,8 +27,6 @@ BLOCK_NAMES = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm"
 
 # Under this name a wrapped part keeps what controls it, so that every wrapper of the same model finds it.
 _KEY = "_repe_control"
-
-LayerIds = int | Sequence[int] | np.ndarray
 
 
 class WrappedReadingVecModel(nn.Module):
@@ -91,7 +87,7 @@ class WrappedReadingVecModel(nn.Module):
         """
         for part in [find_part(self.model, layer_id, block_name) for layer_id in listed(layer_ids)]:
             if not self.is_wrapped(part):
-                vars(part)[_KEY] = _Control(part, self._padding(), keep=True)
+                vars(part)[_KEY] = BlockControl(part, self._padding(), keep=True)
 
     def wrap_all(self) -> None:
         """Wrap every block and each of its parts that `BLOCK_NAMES` names."""
@@ -101,7 +97,7 @@ class WrappedReadingVecModel(nn.Module):
 
     def is_wrapped(self, block: nn.Module) -> bool:
         """Whether a block, or part of one, is wrapped."""
-        return isinstance(vars(block).get(_KEY), _Control)
+        return isinstance(vars(block).get(_KEY), BlockControl)
 
     def get_activations(self, layer_ids: LayerIds, block_name: str = DECODER_BLOCK) -> Any:
         """What blocks, or a part of them, gave in the latest pass, before it was changed.
@@ -125,8 +121,8 @@ class WrappedReadingVecModel(nn.Module):
         layer_ids: LayerIds,
         activations: torch.Tensor | Mapping[int, torch.Tensor],
         block_name: str = DECODER_BLOCK,
-        token_pos: "TokenPos" = None,
-        masks: "float | torch.Tensor | None" = None,
+        token_pos: TokenPos = None,
+        masks: float | torch.Tensor | None = None,
         normalize: bool = False,
         operator: str = "linear_comb",
     ) -> None:
@@ -150,17 +146,17 @@ class WrappedReadingVecModel(nn.Module):
             ValueError: a block that is not wrapped or has no activation, or a setting that there is not; at the next
                 pass, activations, masks or positions that do not fit it.
         """
-        settings = _settings(layer_ids, activations, token_pos, masks, normalize, operator)
+        settings = settings_of(layer_ids, activations, token_pos, masks, normalize, operator)
         for control, setting in [(self._control(layer, block_name), setting) for layer, setting in settings.items()]:
             control.setting = setting
 
-    def set_masks(self, masks: "float | torch.Tensor | None") -> None:
+    def set_masks(self, masks: float | torch.Tensor | None) -> None:
         """Put other masks into every controller that is set, see `set_controller`.
 
         Raises:
             ValueError: neither a number, a tensor nor None.
         """
-        masks = _checked_masks(masks)
+        masks = checked_masks(masks)
         for control in self._controls():
             if control.setting:
                 control.setting.masks = masks
@@ -173,28 +169,25 @@ class WrappedReadingVecModel(nn.Module):
     def unwrap(self) -> None:
         """Leave the model as it was before anything was wrapped."""
         for module in self.model.modules():
-            hooked: _Control | _Padding | None = vars(module).pop(_KEY, None)
+            hooked: BlockControl | Padding | None = vars(module).pop(_KEY, None)
             if hooked:
                 hooked.handle.remove()
 
-    def _control(self, layer_id: int, block_name: str) -> "_Control":
+    def _control(self, layer_id: int, block_name: str) -> BlockControl:
         control = vars(find_part(self.model, layer_id, block_name)).get(_KEY)
         if control is None:
             raise ValueError(f"{block_name} of block {layer_id} is not wrapped: call wrap_block first")
         return control  # type: ignore[no-any-return]
 
-    def _controls(self) -> "list[_Control]":
+    def _controls(self) -> list[BlockControl]:
         kept = (vars(module).get(_KEY) for module in self.model.modules())
-        return [control for control in kept if isinstance(control, _Control)]
+        return [control for control in kept if isinstance(control, BlockControl)]
 
-    def _padding(self) -> "_Padding":
+    def _padding(self) -> Padding:
         trunk = _trunk(self.model)
         if _KEY not in vars(trunk):
-            vars(trunk)[_KEY] = _Padding(trunk)
+            vars(trunk)[_KEY] = Padding(trunk)
         return vars(trunk)[_KEY]  # type: ignore[no-any-return]
-
-
-TokenPos = int | Sequence[int] | np.ndarray | str | None
 
 
 @contextmanager
@@ -217,14 +210,14 @@ def controlled(
     Raises:
         ValueError: as there.
     """
-    settings = _settings(layer_ids, activations, token_pos, masks, normalize, operator)
+    settings = settings_of(layer_ids, activations, token_pos, masks, normalize, operator)
     # By part, so that a block that is named twice is controlled once.
     parts = {find_part(model, layer_id, block_name): setting for layer_id, setting in settings.items()}
-    padding = _Padding(_trunk(model))
+    padding = Padding(_trunk(model))
     handles = [padding.handle]
     try:
         for part, setting in parts.items():
-            handles.append(_Control(part, padding, keep=False, setting=setting).handle)
+            handles.append(BlockControl(part, padding, keep=False, setting=setting).handle)
         yield
     finally:
         for handle in handles:
@@ -269,155 +262,3 @@ def _trunk(model: nn.Module) -> nn.Module:
     around = [module for module in model.modules() if any(inner is blocks for inner in module.modules())]
     # From the outermost in.
     return next((module for module in reversed(around) if isinstance(module, transformers.PreTrainedModel)), model)
-
-
-def listed(layer_ids: LayerIds) -> list[int]:
-    """One layer or several as a list."""
-    return [layer_ids] if np.ndim(layer_ids) == 0 else list(layer_ids)  # type: ignore[list-item,arg-type]
-
-
-class _Padding:
-    """The attention mask of the tokens of the pass under way, (rows, tokens); None where all are real."""
-
-    def __init__(self, trunk: nn.Module) -> None:
-        self.mask: torch.Tensor | None = None
-        self.handle = trunk.register_forward_pre_hook(self._hook, with_kwargs=True)
-
-    def _hook(self, _trunk: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        *_, self.mask = reading(args, kwargs)
-
-
-class _Setting:
-    """How one block is controlled."""
-
-    def __init__(
-        self, activation: torch.Tensor, token_pos: TokenPos, masks: Any, normalize: bool, operator: str
-    ) -> None:
-        if operator not in OPERATORS:
-            raise ValueError(f"operator {operator!r} is not among {OPERATORS}")
-        activation = torch.as_tensor(activation)
-        if not 1 <= activation.dim() <= 3:
-            raise ValueError(
-                f"activations of shape {tuple(activation.shape)}: give (hidden,), (rows, hidden) "
-                "or (rows, tokens, hidden)"
-            )
-        self.activation = Activation(activation)
-        self.length = activation.shape[1] if activation.dim() == 3 else 1
-        self.token_pos = _checked_token_pos(token_pos)
-        self.masks = _checked_masks(masks)
-        self.normalize = normalize
-        self.operator = operator
-
-    def controlled(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """The states (rows, tokens, hidden) as they go on."""
-        places = self._places(states.shape[1])
-        chosen = states if places is None else states[:, places]
-        activation = self.activation.fitted(states)
-        if activation.shape[1] not in (1, chosen.shape[1]):
-            raise ValueError(f"activations of {activation.shape[1]} tokens for {chosen.shape[1]} tokens of a pass")
-        mask = self._mask(states, places, attention_mask)
-        if mask is not None:
-            activation = activation * mask.to(device=states.device, dtype=states.dtype)
-        changed = chosen + change(chosen, activation, self.operator)
-        if self.normalize:
-            before, after = (each.float().norm(dim=-1, keepdim=True) for each in (chosen, changed))
-            ratio = before / after.clamp_min(torch.finfo(torch.float32).tiny)
-            changed = (changed.float() * ratio).to(states.dtype)
-        if places is None:
-            return changed
-        states = states.clone()
-        states[:, places] = changed
-        return states
-
-    def _places(self, tokens: int) -> list[int] | None:
-        """Positions of the chosen tokens in a pass of so many; None for all."""
-        if self.token_pos is None:
-            return None
-        if isinstance(self.token_pos, str):
-            if self.length > tokens:
-                raise ValueError(
-                    f"activations of {self.length} tokens for {tokens} tokens of a pass: generate with use_cache=False"
-                )
-            first = 0 if self.token_pos == "start" else tokens - self.length
-            return list(range(first, first + self.length))
-        if outside := [place for place in self.token_pos if not -tokens <= place < tokens]:
-            raise ValueError(
-                f"token_pos {outside[0]} is out of range in a pass of {tokens} tokens (one, under the KV cache): "
-                "take -1, 'end', 'start' or use_cache=False"
-            )
-        return self.token_pos
-
-    def _mask(
-        self, states: torch.Tensor, places: list[int] | None, attention_mask: torch.Tensor | None
-    ) -> torch.Tensor | None:
-        """What the activation is multiplied with, of a shape that broadcasts to (rows, chosen tokens, 1)."""
-        rows, tokens, _ = states.shape
-        if self.masks is not None:
-            masks = torch.as_tensor(self.masks)
-            if _broadcasts(masks, (rows, tokens if places is None else len(places), 1)):
-                return masks
-            if not _broadcasts(masks, (rows, tokens, 1)):
-                raise ValueError(
-                    f"masks of shape {tuple(masks.shape)} do not broadcast to {(rows, tokens, 1)}: a row, and a token "
-                    "of the pass, each"
-                )
-            return masks[..., places, :]
-        if attention_mask is None:
-            return None
-        real = attention_mask[..., None].bool()
-        return real if places is None else real[:, places]
-
-
-class _Control:
-    """The hook of one block, or part of one."""
-
-    def __init__(self, part: nn.Module, padding: _Padding, keep: bool, setting: _Setting | None = None) -> None:
-        self.padding = padding
-        self.keep = keep
-        self.setting = setting
-        self.output: torch.Tensor | None = None
-        # Before the hooks that Transformers reads `hidden_states` with, so that those show what was changed.
-        self.handle = part.register_forward_hook(self._hook, prepend=True)
-
-    def _hook(self, _part: nn.Module, _inputs: Any, output: Any) -> Any:
-        states = states_of(output)
-        if self.keep:
-            self.output = states
-        if self.setting is None:
-            return output
-        return with_states(output, self.setting.controlled(states, self.padding.mask))
-
-
-def _settings(layer_ids: LayerIds, activations: Any, *settings: Any) -> dict[int, _Setting]:
-    """The setting of each block."""
-    if np.ndim(layer_ids) == 0:
-        if isinstance(activations, Mapping):
-            raise ValueError(f"activations for one block are a tensor, not a dict; with a dict give [{layer_ids}]")
-        activations = {layer_ids: activations}
-    if not isinstance(activations, Mapping):
-        raise ValueError(f"activations for several blocks are a dict by block, not {type(activations).__name__}")
-    if missing := [layer_id for layer_id in listed(layer_ids) if layer_id not in activations]:
-        raise ValueError(f"activations have no entry for block {missing[0]}, only for {list(activations)}")
-    return {layer_id: _Setting(activations[layer_id], *settings) for layer_id in listed(layer_ids)}
-
-
-def _checked_token_pos(token_pos: TokenPos) -> str | list[int] | None:
-    if token_pos is None or (isinstance(token_pos, str) and token_pos in ("start", "end")):
-        return token_pos
-    places = [token_pos] if np.ndim(token_pos) == 0 else list(token_pos)  # type: ignore[arg-type]
-    if any(isinstance(place, bool) or not isinstance(place, (int, np.integer)) for place in places):
-        raise ValueError(f"token_pos {token_pos!r} is neither None, a position, a list of positions, 'start' nor 'end'")
-    return [int(place) for place in places]  # type: ignore[arg-type]
-
-
-def _checked_masks(masks: Any) -> Any:
-    if masks is not None and not isinstance(masks, (int, float, np.number, np.ndarray, torch.Tensor)):
-        raise ValueError(f"masks {masks!r} are neither None, a number nor a tensor")
-    return masks
-
-
-def _broadcasts(masks: torch.Tensor, shape: tuple[int, int, int]) -> bool:
-    try:
-        return tuple(torch.broadcast_shapes(masks.shape, shape)) == shape
-    except RuntimeError:
-        return False
