@@ -8,7 +8,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from repe.heat_maps import heat_maps
+from repe.heat_maps import Colouring, heat_maps
 from repe.print_style import HUES, PAGE_WIDTH, TEXT, in_print_style, near_square, new_figure
 
 # What is drawn, in this order: baseline, harmful prompts or not, name, colour, dashes.
@@ -88,4 +88,5 @@ def effect_heat_map(effects: pd.DataFrame, matched: bool) -> Figure:
         index=effects["source"].unique(), columns=effects["target"].unique()
     )
     how = "at matched divergence" if matched else "at the strengths as given"
-    return heat_maps({how: square}, Normalize(-1, 1), "RdBu", "Change of refusal rate", "Target", "Source")
+    colouring = Colouring(Normalize(-1, 1), "RdBu", "Change of refusal rate")
+    return heat_maps({how: square}, colouring, "Target", "Source")

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, SymLogNorm, to_rgb
 from matplotlib.figure import Figure
 
-from repe.heat_maps import heat_maps
+from repe.heat_maps import Colouring, heat_maps
 from repe.paper import FAMILIES, Family, seven_billion
 from repe.print_style import (
     COLUMN_WIDTH,
@@ -38,7 +38,7 @@ from repe.print_style import (
 
 _CHANCE = 0.5
 _PALE_BELOW = 0.01  # differences of accuracy of a pair or two stay pale; from here on each decade has its own step
-_TRANSFER_TICKS = np.array([0.01, 0.03, 0.1, 0.3, 1.0])
+_TRANSFER_TICKS = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 class _Look(NamedTuple):
@@ -147,11 +147,20 @@ def similarity_heat_maps(similarity: pd.DataFrame, families: Mapping[str, Family
     """
     panels = _squares(similarity, families, "similarity")
     apart = np.concatenate([square.to_numpy(float)[~np.eye(len(square), dtype=bool)] for square in panels.values()])
+    return heat_maps(panels, similarity_colouring(apart))
+
+
+def similarity_colouring(apart: np.ndarray) -> Colouring:
+    """The colours of Figures 4 and 7.
+
+    Args:
+        apart: cosines of different languages, of any shape; NaN does not count.
+    """
     apart = apart[np.isfinite(apart)]
     low, high = (math.floor(apart.min() * 20) / 20, math.ceil(apart.max() * 20) / 20) if apart.size else (0.0, 1.0)
     high = min(high, 1.0)  # a cosine of 1 may have been rounded up
     # A scale needs a length, also where all values are the same.
-    return heat_maps(panels, Normalize(min(low, high - 0.05), high), "viridis", "Cosine similarity")
+    return Colouring(Normalize(min(low, high - 0.05), high), "viridis", "Cosine similarity")
 
 
 @in_print_style
@@ -164,15 +173,21 @@ def transfer_heat_maps(transfer: pd.DataFrame, families: Mapping[str, Family]) -
     difference of 0.02 and one of 0.3 are seen for what they are. Cells without a value are hatched.
     """
     panels = _squares(transfer, families, "delta")
-    sizes = np.concatenate([np.abs(square.to_numpy(float)).ravel() for square in panels.values()])
-    limit = max([2 * _PALE_BELOW, *sizes[np.isfinite(sizes)]])
+    deltas = np.concatenate([square.to_numpy(float).ravel() for square in panels.values()])
+    return heat_maps(panels, transfer_colouring(deltas), "Target", "Source")
+
+
+def transfer_colouring(deltas: np.ndarray) -> Colouring:
+    """The colours of Figures 5 and 8.
+
+    Args:
+        deltas: differences of accuracy, of any shape; NaN does not count.
+    """
+    limit = max([2 * _PALE_BELOW, *np.abs(deltas[np.isfinite(deltas)])])
     scale = SymLogNorm(_PALE_BELOW, linscale=0.25, vmin=-limit, vmax=limit, base=10)
-    figure = heat_maps(panels, scale, "RdBu", "Accuracy minus that of\nthe target's own vectors", "Target", "Source")
-    bar = figure.axes[-1]
-    ticks = _TRANSFER_TICKS[limit >= _TRANSFER_TICKS]
-    bar.set_yticks([*-ticks, 0, *ticks], [*(f"−{tick:g}" for tick in ticks), "0", *(f"+{tick:g}" for tick in ticks)])
-    bar.minorticks_off()
-    return figure
+    ticks = [tick for tick in _TRANSFER_TICKS if tick <= limit]
+    labels = {-tick: f"−{tick:g}" for tick in reversed(ticks)} | {0.0: "0"} | {tick: f"+{tick:g}" for tick in ticks}
+    return Colouring(scale, "RdBu", "Accuracy minus that of\nthe target's own vectors", labels)
 
 
 def _squares(table: pd.DataFrame, families: Mapping[str, Family], value: str) -> dict[str, pd.DataFrame]:

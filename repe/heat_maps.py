@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -17,9 +19,24 @@ from repe.print_style import MISSING, PAGE_HEIGHT, PAGE_WIDTH, SMALL, inches, ne
 _BAR_WIDTH = 0.75  # inches, with its marks and title
 
 
-def heat_maps(
-    panels: Mapping[str, pd.DataFrame], scale: Normalize, colours: str, meaning: str, across: str = "", down: str = ""
-) -> Figure:
+@dataclass(frozen=True)
+class Colouring:
+    """Which colour a cell's value has."""
+
+    scale: Normalize
+    colours: str
+    """The name of Matplotlib's colour map."""
+    meaning: str
+    """What the values are."""
+    ticks: Mapping[float, str] = field(default_factory=dict)
+    """What stands beside the colour bar, by value; round numbers where it is empty."""
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """RGBA in 0..1, float (..., 4), of values (...)."""
+        return ScalarMappable(self.scale, self.colours).to_rgba(values)
+
+
+def heat_maps(panels: Mapping[str, pd.DataFrame], colouring: Colouring, across: str = "", down: str = "") -> Figure:
     """One panel a model in a grid, its edge named `across` and `down`, and one colour bar, the figure's last axes."""
     most = max(max(square.shape) for square in panels.values())
     margin = 0.1 + inches({language for square in panels.values() for language in [*square, *square.index]}, SMALL)
@@ -32,12 +49,15 @@ def heat_maps(
         axes.set_title(wrapped(model, panel))
         axes.set_xlabel(across if place >= (rows - 1) * columns else "")
         axes.set_ylabel(down if place % columns == 0 else "")
-        meshes.append(_heat_map(axes, square, scale, colours, panel / max(square.shape)))
-    above = any((scale(square.to_numpy(float)) > 1.001).any() for square in panels.values())
+        meshes.append(_heat_map(axes, square, colouring, panel / max(square.shape)))
+    above = any((colouring.scale(square.to_numpy(float)) > 1.001).any() for square in panels.values())
     bar = figure.colorbar(
         meshes[0], ax=figure.axes, aspect=25 * rows, pad=0.02, fraction=0.05, extend="max" if above else "neither"
     )
-    bar.set_label(meaning)
+    bar.set_label(colouring.meaning)
+    if colouring.ticks:
+        bar.ax.set_yticks([*colouring.ticks], [*colouring.ticks.values()])
+        bar.ax.minorticks_off()
     if any(square.isna().to_numpy().any() for square in panels.values()):
         figure.legend(handles=[Patch(label="no value", linewidth=0, **MISSING)], loc="outside lower left", borderpad=0)
     _trim(figure)
@@ -51,11 +71,10 @@ def _trim(figure: Figure) -> None:
     figure.set_figheight(needed + 0.06 + 0.2 * len(figure.legends))
 
 
-def _heat_map(axes: Axes, square: pd.DataFrame, scale: Normalize, colours: str, cell: float) -> QuadMesh:
+def _heat_map(axes: Axes, square: pd.DataFrame, colouring: Colouring, cell: float) -> QuadMesh:
     """Fill `axes` with a matrix, first row on top; numbers stand in the cells, `cell` inches wide, where they fit."""
-    mesh = axes.pcolormesh(
-        np.ma.masked_invalid(square.to_numpy(float)), norm=scale, cmap=colours, edgecolor="white", linewidth=0.25
-    )
+    values = np.ma.masked_invalid(square.to_numpy(float))
+    mesh = axes.pcolormesh(values, norm=colouring.scale, cmap=colouring.colours, edgecolor="white", linewidth=0.25)
     axes.patch.set(**MISSING)  # seen through the cells that are left out
     axes.set_aspect("equal")
     axes.invert_yaxis()

@@ -206,15 +206,15 @@ def _mapped(frames: Mapping[str, "pd.DataFrame"], out_dir: Path, name: str, titl
     from repe import figures
     from repe.report_parts import Item, heat_maps, images, table_of
 
-    draw, value = {
-        "similarity": (figures.similarity_heat_maps, "similarity"),
-        "transfer": (figures.transfer_heat_maps, "delta"),
+    colouring_of, value = {
+        "similarity": (figures.similarity_colouring, "similarity"),
+        "transfer": (figures.transfer_colouring, "delta"),
     }[name]
     printed = images(_paths(out_dir, name), f"{title}, as printed; the values are in the table below")
     if name not in frames:
         return [Item(title, caption, printed)] if printed else []
     table = table_of(frames[name], EVERY_ROW.format(name=name), folded=True)
-    return [Item(title, caption, printed, heat_maps(frames[name], value, draw), [table])]
+    return [Item(title, caption, printed, heat_maps(frames[name], value, colouring_of), [table])]
 
 
 def further(frames: Mapping[str, "pd.DataFrame"], out_dir: Path) -> "Section":

@@ -6,17 +6,15 @@ import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from repe.errors import UserError
-from repe.paper import FAMILIES
+from repe.heat_maps import Colouring
 
 LONG = 40  # rows; longer tables are folded
 DIGITS = 4  # after the point, where a column has more
@@ -247,17 +245,18 @@ def images(paths: Iterable[Path], alt: str) -> list[Image]:
     return found
 
 
-def heat_maps(frame: pd.DataFrame, value: str, draw: Callable[..., Figure]) -> HeatMaps:
-    """The heat maps of `draw` (of repe.figures), a panel a model, in that figure's colours and on its scale.
+def heat_maps(frame: pd.DataFrame, value: str, colouring_of: Callable[[np.ndarray], Colouring]) -> HeatMaps:
+    """Heat maps in a figure's colours and on its scale, a panel a model.
 
     Args:
         frame: columns model, source, target and `value`, as texts.
         value: what the colours show.
-        draw: takes such a frame of numbers and the models' families.
+        colouring_of: that of the figure (in repe.figures), given the values of different languages.
     """
     numbers = numbers_of(frame[value])
-    mesh, bar = _mesh_and_bar(frame, numbers, value, draw)
-    low, high = float(mesh.norm.vmin), float(mesh.norm.vmax)
+    colouring = colouring_of(numbers[frame["source"] != frame["target"]].to_numpy(float))
+    scale = colouring.scale
+    low, high = float(scale.vmin), float(scale.vmax)  # type: ignore[arg-type]
     panels = []
     for model in frame["model"].unique():
         rows = frame[frame["model"] == model]
@@ -266,33 +265,21 @@ def heat_maps(frame: pd.DataFrame, value: str, draw: Callable[..., Figure]) -> H
             rows.pivot(index="source", columns="target", values=value).reindex(languages, columns=languages).fillna("")
         )
         texts = square.to_numpy(str)
-        colours = mesh.to_rgba(square.apply(numbers_of).to_numpy(float))
+        colours = colouring(square.apply(numbers_of).to_numpy(float))
         lines = [
             (source, [_heat_cell(source, *three) for three in zip(languages, texts[i], colours[i], strict=True)])
             for i, source in enumerate(languages)
         ]
         panels.append(Panel(str(model), languages, lines))
-    steps = mesh.norm.inverse(np.linspace(0, 1, STEPS))
-    labels = dict(zip(bar.get_yticks(), [label.get_text() for label in bar.get_yticklabels()], strict=True))
-    if not isinstance(bar.yaxis.get_major_locator(), FixedLocator):
-        labels = {tick: f"{tick:.4g}" for tick in map(float, MaxNLocator(5).tick_values(low, high))}
+    round_numbers = MaxNLocator(5).tick_values(low, high)
+    labels = colouring.ticks or {tick: f"{tick:.4g}" for tick in map(float, round_numbers)}
     ticks = [
-        (round(100 * float(mesh.norm(tick)), 2), label) for tick, label in sorted(labels.items()) if low <= tick <= high
+        (round(100 * float(scale(tick)), 2), label)
+        for tick, label in labels.items()
+        if low <= tick <= high
     ]
-    gradient = ", ".join(to_hex(colour) for colour in mesh.to_rgba(steps))
-    return HeatMaps(bar.get_ylabel().replace("\n", " "), panels, gradient, ticks)
-
-
-def _mesh_and_bar(frame: pd.DataFrame, numbers: pd.Series, value: str, draw: Callable[..., Figure]) -> tuple[Any, Axes]:
-    """The cells and the colour bar of the figure.
-
-    Its scale depends on the extremes off the diagonal alone, so a figure of two languages that has them has the scale.
-    """
-    apart = numbers[frame["source"] != frame["target"]]
-    low, high = apart.min(), apart.max()
-    extremes = pd.DataFrame({"model": "", "source": [*"aabb"], "target": [*"abab"], value: [low, low, high, low]})
-    figure = draw(extremes, {"": FAMILIES["none"]})
-    return figure.axes[0].collections[0], figure.axes[-1]
+    gradient = ", ".join(to_hex(colour) for colour in colouring(scale.inverse(np.linspace(0, 1, STEPS))))
+    return HeatMaps(colouring.meaning.replace("\n", " "), panels, gradient, ticks)
 
 
 def _heat_cell(source: str, target: str, text: str, colour: np.ndarray) -> HeatCell:
