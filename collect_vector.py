@@ -17,6 +17,8 @@ from repe import cli
 
 if TYPE_CHECKING:
     from repe.selection import ChosenModel
+    from repe.stages import Plan
+    from repe.vectors import VectorFile
 
 
 def main(args: argparse.Namespace) -> None:
@@ -27,28 +29,26 @@ def main(args: argparse.Namespace) -> None:
 
     check_options(args)
     chosen = selection.model(args)
-    work = processes.decided(lambda: find_work(args, chosen))
-    if not work:
+    plan = processes.decided(lambda: planned(args, chosen))
+    if not plan:
         return
-    files, pending, splits, meta = work
-    if share := stages.share(pending, splits):
-        source = StateSource(chosen, meta, args)
+    if share := stages.share(plan):
+        source = StateSource(chosen, plan.meta, args)
     for concept, language in stages.progress(share, "collecting"):
-        split = splits[concept, language]
+        split = plan.splits[concept, language]
         if args.stream:
             entry = collect_streaming(source.model, split, args.batch_size, not args.no_validation)
         else:
             entry = collect(source.of(split), split, concept, language, args)
-        digests = {"data": {language: split.sha256}}
-        files[concept].add(meta | digests, len(entry["directions"]), {"languages": {language: entry}}, args.overwrite)
-    stages.report(pending, files, "vectors")
+        meta = {**plan.meta, "data": {language: split.sha256}}
+        plan.files[concept].add(meta, len(entry["directions"]), {"languages": {language: entry}}, args.overwrite)
+    stages.report(plan, "vectors")
 
 
-def find_work(args: argparse.Namespace, chosen: "ChosenModel") -> tuple | None:
-    """What is missing, and what it is made from and with; whatever may be wrong with that is found before a model is
-    loaded."""
+def planned(args: argparse.Namespace, chosen: "ChosenModel") -> "Plan[VectorFile] | None":
+    """What to do, if anything; whatever may be wrong with it is found before a model is loaded."""
     from repe import selection, stages
-    from repe.results import VectorFile
+    from repe.vectors import VectorFile
 
     wanted = selection.concepts_and_languages(args)
     files = selection.result_files(args, chosen, wanted, VectorFile)
@@ -58,7 +58,9 @@ def find_work(args: argparse.Namespace, chosen: "ChosenModel") -> tuple | None:
     }
     splits = stages.read_splits(args, wanted, pending)
     meta = stages.checked_meta(args, chosen, files, pending, splits)
-    return (files, pending, splits, meta) if stages.anything(pending, files, "vectors") else None
+    if not stages.anything(pending, files, "vectors"):
+        return None
+    return stages.Plan(files, wanted, pending, splits, meta)
 
 
 def start() -> None:

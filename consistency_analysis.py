@@ -26,7 +26,7 @@ def main(args: argparse.Namespace) -> None:
     from repe import comparison, consistency, figures, print_style, tables
     from repe.layer_selection import selections, side_by_side
     from repe.paper import SHARED_LANGUAGES
-    from repe.results import VectorFile
+    from repe.vectors import VectorFile
 
     compared = comparison.open_models(args, VectorFile)
     shared = [language for language in SHARED_LANGUAGES if language in compared.languages]
@@ -55,10 +55,10 @@ def main(args: argparse.Namespace) -> None:
             figure = figures.similarity_heat_maps(table, families)
             written += print_style.save(figure, out_dir, f"{HEAT_MAPS[panels]}{selection.suffix}")
     if len(shared) > 1:
-        by_layer = [
-            consistency.similarity_by_layer(model, consistency.cosines(files, shared))
-            for model, files in compared.files.items()
-        ]
+        by_layer = []
+        for model, (_, languages) in models.items():
+            at = [languages.index(language) for language in shared]
+            by_layer.append(consistency.similarity_by_layer(model, cosines[model][:, :, at][..., at]))
         layers = pd.concat(by_layer)
         written += tables.write_csv(layers, out_dir, "similarity_by_layer")
         figure = figures.similarity_across_layers(layers, compared.families)

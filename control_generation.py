@@ -42,7 +42,7 @@ def generate(args: argparse.Namespace, chosen: "ChosenModel", controls: "list[Co
     from tqdm import tqdm
 
     from repe.generation import prompt_batches
-    from repe.results import check_fit
+    from repe.vectors import check_fit
 
     model = chosen.load(with_head=True)
     for one in controls:

@@ -23,7 +23,9 @@ from repe.errors import UserError
 FIGURE = "figure2_recognition_accuracy"
 
 if TYPE_CHECKING:
+    from repe.accuracies import AccuracyFile
     from repe.selection import ChosenModel
+    from repe.stages import Plan
 
 
 def main(args: argparse.Namespace) -> None:
@@ -41,35 +43,37 @@ def recognize_all(args: argparse.Namespace) -> None:
     from repe import processes, selection, stages
     from repe.recognition import recognize
     from repe.state_cache import StateSource
+    from repe.vectors import VectorFile
 
     chosen = selection.model(args)
-    work = processes.decided(lambda: find_work(args, chosen))
-    if not work:
+    plan = processes.decided(lambda: planned(args, chosen))
+    if not plan:
         return
-    files, vector_files, wanted, pending, splits, meta = work
-    if share := stages.share(pending, splits):
-        source = StateSource(chosen, meta, args)
+    vector_files = selection.result_files(args, chosen, plan.wanted, VectorFile)
+    if share := stages.share(plan):
+        source = StateSource(chosen, plan.meta, args)
     for concept, target in stages.progress(share, "recognising"):
-        untried = [*wanted[concept]] if args.overwrite else files[concept].untried(target, wanted[concept])
+        file, languages = plan.files[concept], plan.wanted[concept]
+        untried = languages if args.overwrite else file.untried(target, languages)
         if not untried:  # another run was faster
             continue
         missing = stages.sources(vector_files[concept], untried)
         layers = len(next(iter(missing.values())).directions)
-        split = splits[concept, target]
+        split = plan.splits[concept, target]
         rows = recognize(source.of(split), split, target, missing, args)
         digests = {
             "data": {target: split.sha256},
             "vectors": {language: vectors.digest for language, vectors in missing.items()},
         }
-        files[concept].add(meta | digests, layers, rows, args.overwrite)
-    stages.report(pending, files, "accuracies")
+        file.add({**plan.meta, **digests}, layers, rows, args.overwrite)
+    stages.report(plan, "accuracies")
 
 
-def find_work(args: argparse.Namespace, chosen: "ChosenModel") -> tuple | None:
-    """What is missing, and what it is made from and with; whatever may be wrong with that is found before a model is
-    loaded."""
+def planned(args: argparse.Namespace, chosen: "ChosenModel") -> "Plan[AccuracyFile] | None":
+    """What to do, if anything; whatever may be wrong with it is found before a model is loaded."""
     from repe import selection, stages
-    from repe.results import AccuracyFile, VectorFile
+    from repe.accuracies import AccuracyFile
+    from repe.vectors import VectorFile
 
     wanted = selection.concepts_and_languages(args)
     vector_files = selection.result_files(args, chosen, wanted, VectorFile)
@@ -84,14 +88,14 @@ def find_work(args: argparse.Namespace, chosen: "ChosenModel") -> tuple | None:
     meta = stages.checked_meta(args, chosen, files, pending, splits, vector_files=vector_files)
     if not stages.anything(pending, files, "accuracies"):
         return None
-    return files, vector_files, wanted, pending, splits, meta
+    return stages.Plan(files, wanted, pending, splits, meta)
 
 
 def compare(args: argparse.Namespace) -> None:
     from repe import comparison, evidence, figures, print_style, tables
+    from repe.accuracies import AccuracyFile
     from repe.layer_selection import selections, side_by_side
     from repe.recognition import same_language_table
-    from repe.results import AccuracyFile
 
     compared = comparison.open_models(args, AccuracyFile, same_language=True)
     random_files = comparison.random_files(args, compared) if args.permutations else {}

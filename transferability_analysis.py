@@ -22,8 +22,8 @@ def main(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from repe import comparison, figures, print_style, tables
+    from repe.accuracies import AccuracyFile
     from repe.layer_selection import selections, side_by_side
-    from repe.results import AccuracyFile
     from repe.transfer import delta_draws, one_way_table, transfer_table, with_intervals
 
     compared = comparison.open_models(args, AccuracyFile)

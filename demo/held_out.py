@@ -21,8 +21,8 @@ import torch
 
 from demo.build_data import side_text
 from repe import cli, selection
+from repe.accuracies import AccuracyFile
 from repe.hidden_states import last_token_states
-from repe.results import AccuracyFile
 
 DEMO = Path(__file__).parent
 FOLDS = 5

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from repe.accuracies import AccuracyFile
 from repe.layer_selection import Selection
-from repe.results import AccuracyFile
 
 CONFIDENCE = 0.95
 

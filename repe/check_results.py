@@ -18,10 +18,12 @@ from repe.errors import DamagedFileError, UserError
 from repe.paper import CONCEPTS, LANGUAGES, in_paper_order
 
 if TYPE_CHECKING:
-    from repe.results import AccuracyFile, Kind, ResultFile, VectorFile
+    from repe.accuracies import AccuracyFile
+    from repe.results import Kind, ResultFile
+    from repe.vectors import VectorFile
 
 NAMES_SHOWN = 6
-# Of the two result files; repe.results, which has them too, loads for seconds.
+# Of the two result files; their own modules, which have them too, load for seconds.
 STEMS = ("reader_dict", "acc")
 REMEDIES = {
     "missing": "run {stages} with the options of the other results, or download them again",
@@ -88,7 +90,9 @@ def model_folders(args: argparse.Namespace) -> list[Path]:
 
 def check_model(args: argparse.Namespace, folder: Path) -> list[Row]:
     """A row for each concept and kind that the model has, or as a download should have."""
-    from repe.results import AccuracyFile, Kind, VectorFile
+    from repe.accuracies import AccuracyFile
+    from repe.results import Kind
+    from repe.vectors import VectorFile
 
     kinds, released = _kinds(folder), any(folder.glob("*/*.pk"))
     concepts = args.concept or in_paper_order([*kinds, *(CONCEPTS if released else ())], CONCEPTS)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Generic
 
 from repe import processes, selection
+from repe.accuracies import AccuracyFile
 from repe.errors import UserError
 from repe.paper import CONCEPTS, FAMILIES, LANGUAGES, Family, in_paper_order, seven_billion
-from repe.results import AccuracyFile, File, Kind, ResultFile
+from repe.results import File, Kind, ResultFile
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from repe.paper import DISTANCES, Family
 from repe.permutation import holm, mantel, orders
-from repe.results import VectorFile
+from repe.vectors import VectorFile
 
 # Distances between the paper's languages as in the released code's lang_sim.pt, which took them from URIEL through
 # lang2vec (Littell et al., EACL 2017); known gaps in them are the released ones.

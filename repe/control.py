@@ -24,9 +24,10 @@ from repe.models import Model
 from repe.prompts import Prompt, read_prompts
 from repe.replies import repetition
 from repe.reply_file import Key, ReplyFile, Row
-from repe.results import SETTINGS, VectorFile, Vectors
+from repe.results import SETTINGS
 from repe.selection import ChosenModel
 from repe.steering import parse_layers, steered, unit_directions
+from repe.vectors import VectorFile, Vectors
 
 # Calibration looks for strengths up to 2 ** DOUBLINGS times the given one, and then halves the bracket so many times.
 DOUBLINGS = 6

@@ -43,7 +43,9 @@ def downloads(res: Path) -> "list[ResultFile]":
     Raises:
         UserError: there is none.
     """
-    from repe.results import AccuracyFile, Kind, VectorFile
+    from repe.accuracies import AccuracyFile
+    from repe.results import Kind
+    from repe.vectors import VectorFile
 
     found: list[ResultFile] = [
         file_type(res, path.parent.parent.name, path.parent.name, Kind(method, random))

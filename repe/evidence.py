@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from repe.accuracies import AccuracyFile
 from repe.bootstrap import ALL, accuracy_draws, bounds
 from repe.errors import UserError
 from repe.layer_selection import Selection
 from repe.permutation import better_than, holm
 from repe.recognition import accuracy_at
-from repe.results import AccuracyFile
 
 
 def interval_table(

@@ -40,7 +40,7 @@ from repe.paper import CONCEPTS, in_paper_order
 if TYPE_CHECKING:
     import numpy as np
 
-    from repe.results import VectorFile
+    from repe.vectors import VectorFile
 
 FORMATS = ("safetensors", "gguf")
 # `model_type` of the paper's families, whose downloads come without a model.
@@ -121,7 +121,7 @@ def open_files(args: argparse.Namespace) -> "list[VectorFile]":
         UserError: there are none, or a concept or language is missing; says which stage makes them.
     """
     from repe import comparison, selection
-    from repe.results import VectorFile
+    from repe.vectors import VectorFile
 
     stem = Path(selection.kind(args).file_name(VectorFile.stem)).stem
     there = {path.parent.name for path in results_folder(args).glob(f"*/{stem}.p[tk]")}

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from repe.accuracies import AccuracyFile
 from repe.errors import UserError
-from repe.results import AccuracyFile, VectorFile
+from repe.vectors import VectorFile
 
 # Columns that say what a row is about; all others are values, of one way of choosing layers.
 KEYS = ("concept", "model", "source", "target", "language", "distance")

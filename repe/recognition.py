@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from repe.accuracies import AccuracyFile
 from repe.collection import fitted_on
 from repe.data import Split, texts_of
 from repe.layer_selection import PAPER, Selection
 from repe.rep_readers import READERS
-from repe.results import AccuracyFile, Vectors, check_fit
 from repe.state_cache import States
+from repe.vectors import Vectors, check_fit
 
 
 def correct_pairs(directions: torch.Tensor, states: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic
 
 from tqdm import tqdm
 
@@ -10,14 +11,31 @@ from repe import data, processes
 from repe.data import Split
 from repe.errors import UserError
 from repe.files import writable_folder
-from repe.results import ResultFile, VectorFile, Vectors
+from repe.results import File, ResultFile
 from repe.selection import ChosenModel
+from repe.vectors import VectorFile, Vectors
 
 # How many faulty files one message tells of.
 FILES_SHOWN = 5
 
 Work = Mapping[str, Sequence[str]]
 """Languages by concept."""
+
+
+@dataclass(frozen=True)
+class Plan(Generic[File]):
+    """What a stage has to do, and what it is made from and with."""
+
+    files: Mapping[str, File]
+    """Where results go, by concept."""
+    wanted: Work
+    """What was asked for."""
+    pending: Work
+    """What of that is missing."""
+    splits: Mapping[tuple[str, str], Split]
+    """Training and test pairs by concept and language: of what is pending and, where still there, of what is done."""
+    meta: Mapping[str, Any]
+    """What makes the results, for the file."""
 
 
 def read_splits(args: argparse.Namespace, wanted: Work, pending: Work) -> dict[tuple[str, str], Split]:
@@ -91,15 +109,15 @@ def checked_meta(
     return meta
 
 
-def share(pending: Work, splits: Mapping[tuple[str, str], Split]) -> list[tuple[str, str]]:
+def share(plan: Plan[File]) -> list[tuple[str, str]]:
     """This process's part of the pending concepts and languages, all of them where there is one process.
 
     They are divided by the length of their files' texts, in bytes, to which the length in tokens of scripts other than
     Latin is closer than to that in letters.
     """
     lengths = {
-        (concept, language): sum(len(text.encode()) for text in data.texts_of(splits[concept, language].pairs))
-        for concept, languages in pending.items()
+        (concept, language): sum(len(text.encode()) for text in data.texts_of(plan.splits[concept, language].pairs))
+        for concept, languages in plan.pending.items()
         for language in languages
     }
     return processes.share(lengths)
@@ -129,14 +147,14 @@ def anything(pending: Work, files: Mapping[str, ResultFile], what: str) -> bool:
     return False
 
 
-def report(pending: Work, files: Mapping[str, ResultFile], what: str) -> None:
+def report(plan: Plan[File], what: str) -> None:
     """One line that says what was written where, once all processes are done."""
     processes.finished()
     if not processes.is_main():
         return
-    done = {concept: languages for concept, languages in pending.items() if languages}
+    done = {concept: languages for concept, languages in plan.pending.items() if languages}
     count = sum(map(len, done.values()))
-    print(f"wrote {what} of {count} concept x language sets ({', '.join(done)}) to {_folder(files)}")
+    print(f"wrote {what} of {count} concept x language sets ({', '.join(done)}) to {_folder(plan.files)}")
 
 
 def _folder(files: Mapping[str, ResultFile]) -> str:

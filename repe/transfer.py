@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from repe.accuracies import AccuracyFile
 from repe.bootstrap import ALL, accuracy_draws, bounds
 from repe.layer_selection import PAPER, Selection
 from repe.paper import Family
 from repe.recognition import accuracy_at
-from repe.results import AccuracyFile
 
 ONE_WAY = ("high_to_low", "low_to_high", "one_way")
 

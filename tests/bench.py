@@ -23,9 +23,9 @@ from repe.hidden_states import last_token_states, tokenize
 from repe.models import Model, find_blocks
 from repe.principal import principal_component
 from repe.recognition import accuracy, correct_pairs, recognize
-from repe.results import Vectors
 from repe.steering import steered
 from repe.templates import Template
+from repe.vectors import Vectors
 
 # BLOOMZ-560M, whose vocabulary head is nearly half of the arithmetic.
 SHAPE = {"hidden_size": 1024, "n_layer": 24, "n_head": 16, "vocab_size": 250_880}

@@ -17,9 +17,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from repe import hub
+from repe.accuracies import AccuracyFile
 from repe.models import Model, load_tokenizer
 from repe.models import load as load_model
-from repe.results import AccuracyFile, Kind
+from repe.results import Kind
 from repe.templates import Template
 
 ROOT = Path(__file__).parents[1]

@@ -19,8 +19,8 @@ from repe.generation import Decoding, prompt_batches
 from repe.models import Model
 from repe.prompts import Prompt
 from repe.reply_file import ReplyFile
-from repe.results import VectorFile, Vectors
 from repe.steering import steered
+from repe.vectors import VectorFile, Vectors
 
 PROMPTS = [
     {"id": f"{number}-{harm}", "lang": lang, "prompt": f"{lang} {text}", "harmful": harm}

@@ -10,8 +10,10 @@ import torch
 from conftest import Ended
 
 from repe import convert
+from repe.accuracies import AccuracyFile
 from repe.rep_readers import ClusterMeanRepReader, PCARepReader, RandomRepReader
-from repe.results import AccuracyFile, Kind, VectorFile
+from repe.results import Kind
+from repe.vectors import VectorFile
 
 Run = Callable[..., Ended]
 MODEL, CONCEPT = "bloomz-560M", "morality"

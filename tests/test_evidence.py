@@ -8,12 +8,13 @@ import pytest
 from conftest import write_accuracies
 
 from repe import evidence, figures
+from repe.accuracies import AccuracyFile
 from repe.errors import UserError
 from repe.layer_selection import PAPER, Selection
 from repe.paper import FAMILIES
 from repe.permutation import better_than, holm
 from repe.recognition import same_language_table
-from repe.results import AccuracyFile, Kind
+from repe.results import Kind
 
 LANGUAGES = ["en", "fr"]
 NAMES = {"en": [f"g|{number}" for number in range(40)], "fr": [f"g|{number}" for number in range(10, 45)]}

@@ -21,8 +21,9 @@ from repe import export
 from repe.data import read_pairs, split_pairs
 from repe.errors import UserError
 from repe.rep_readers import ClusterMeanRepReader
-from repe.results import Kind, VectorFile
+from repe.results import Kind
 from repe.steering import steered
+from repe.vectors import VectorFile
 
 Script = Callable[..., Ended]
 

@@ -10,8 +10,10 @@ import pytest
 from conftest import Ended
 
 from repe import released
+from repe.accuracies import AccuracyFile
 from repe.paper import CONCEPTS, LANGUAGES
-from repe.results import AccuracyFile, Kind, VectorFile
+from repe.results import Kind
+from repe.vectors import VectorFile
 
 Script = Callable[..., Ended]
 NINE = (

@@ -11,12 +11,14 @@ from conftest import Ended, write_accuracies
 from golden_subset import accuracies, vectors
 
 from repe import consistency
+from repe.accuracies import AccuracyFile
 from repe.cli import Parser, parser
 from repe.errors import UserError
 from repe.layer_selection import PAPER, Selection, selections, side_by_side
 from repe.paper import CONCEPTS, LANGUAGES
 from repe.recognition import accuracy_at, same_language_table
-from repe.results import AccuracyFile, Kind, VectorFile
+from repe.results import Kind
+from repe.vectors import VectorFile
 
 KEYS = {"en": ["g|0", "g|1", "g|2", "g|3"], "fr": ["g|0", "g|1", "g|2", "g|3"]}
 

@@ -10,7 +10,8 @@ from stress.runs import full_disks, interrupts, kills, races
 from stress.tally import Tally
 from stress.world import World, temporary_world
 
-from repe.results import AccuracyFile, VectorFile
+from repe.accuracies import AccuracyFile
+from repe.vectors import VectorFile
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from repe.accuracies import AccuracyFile
 from repe.errors import UserError
-from repe.results import AccuracyFile, Kind, VectorFile, model_folder
+from repe.results import Kind, model_folder
+from repe.vectors import VectorFile
 
 LAYERS, HIDDEN = 3, 8
 META: dict[str, Any] = {

@@ -11,8 +11,10 @@ import pytest
 import torch
 from conftest import ROOT, Ended, build, write_data
 
+from repe.accuracies import AccuracyFile
 from repe.data import read_pairs, split_pairs
-from repe.results import AccuracyFile, Kind, VectorFile
+from repe.results import Kind
+from repe.vectors import VectorFile
 
 Script = Callable[..., Ended]
 SCRIPTS = ("collect_vector", "recognize_concept", "consistency_analysis", "transferability_analysis")

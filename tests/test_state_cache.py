@@ -9,7 +9,9 @@ import torch
 from conftest import build
 
 from repe import selection
-from repe.results import AccuracyFile, Kind, VectorFile
+from repe.accuracies import AccuracyFile
+from repe.results import Kind
+from repe.vectors import VectorFile
 
 Run = Callable[..., Any]
 

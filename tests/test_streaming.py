@@ -16,8 +16,9 @@ from repe.errors import UserError
 from repe.hidden_states import last_token_states
 from repe.models import Model
 from repe.rep_readers import signs
-from repe.results import Kind, VectorFile
+from repe.results import Kind
 from repe.streaming import ClassMeans, Spool, collect_streaming
+from repe.vectors import VectorFile
 
 Script = Callable[..., Ended]
 ARGS = argparse.Namespace(direction_method="cluster_mean", seed=1, no_validation=False)

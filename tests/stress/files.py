@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
-from repe.results import AccuracyFile, Kind, VectorFile
+from repe.accuracies import AccuracyFile
+from repe.results import Kind
+from repe.vectors import VectorFile
 
 ResultFile = VectorFile | AccuracyFile
 KINDS = tuple(Kind(method, labels) for method in ("cluster_mean", "pca", "random") for labels in (False, True))

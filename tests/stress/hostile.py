@@ -22,8 +22,10 @@ import numpy as np
 import torch
 from conftest import Ended
 
+from repe.accuracies import AccuracyFile
 from repe.rep_readers import ClusterMeanRepReader
-from repe.results import AccuracyFile, Kind, VectorFile
+from repe.results import Kind
+from repe.vectors import VectorFile
 from stress.child import tallied
 from stress.files import KINDS, ResultFile, put, rezipped, saved
 from stress.tally import Tally
