@@ -2,7 +2,10 @@
 
 import torch
 
-STEPS = 128
+# Vectors that are kept before the iteration starts again from the best in their span, and how many are added between
+# looks at whether that is good enough. Data with one leading direction need few, data without one hundreds.
+SPAN, BETWEEN = 128, 8
+RESTARTS = 32
 TOLERANCE = 1e-6
 
 
@@ -10,8 +13,7 @@ def principal_component(rows: torch.Tensor) -> torch.Tensor:
     """The unit vector along which `rows` vary most, by Lanczos iteration on their covariance.
 
     Every step multiplies with the rows twice and keeps its vector orthogonal to all before it, so that rounding does
-    not bring back what was found; the iteration restarts from its best vector until that satisfies the eigenvalue
-    equation.
+    not bring back what was found, until the best vector in their span satisfies the eigenvalue equation.
 
     Args:
         rows: float32 (rows, columns); they are centred here.
@@ -24,36 +26,45 @@ def principal_component(rows: torch.Tensor) -> torch.Tensor:
     if not centred.any():
         return torch.zeros_like(centred[0])
     # A start that no data are orthogonal to, other than by chance, and the same on every device.
-    start = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0)).to(rows)
-    for _ in range(STEPS):
-        start, residual = _lanczos(centred, start)
+    best = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0)).to(rows)
+    for _ in range(RESTARTS):
+        best, residual = _lanczos(centred, best)
         if residual <= TOLERANCE:
             break
-    return start * torch.sign(start[start.abs().argmax()])
+    return best * torch.sign(best[best.abs().argmax()])
 
 
-def _lanczos(centred: torch.Tensor, start: torch.Tensor, size: int = 32) -> tuple[torch.Tensor, float]:
-    """The best vector of the Krylov space of `start`, of at most `size` dimensions, and its relative residual."""
-    basis = [start / start.norm()]
-    images = [_covariance(centred, basis[0])]
-    scale = images[0].norm()
-    while len(basis) < min(size, *centred.shape):
-        known = torch.stack(basis)
-        new = images[-1] - known.T @ (known @ images[-1])
+def _lanczos(centred: torch.Tensor, start: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """The best vector of the Krylov space of `start`, of as few dimensions as do, and its relative residual."""
+    most = min(SPAN, *centred.shape)
+    basis, images = (torch.empty(most, len(start)).to(centred) for _ in range(2))
+    new = start
+    for step in range(most):
+        basis[step] = new / new.norm()
+        images[step] = centred.T @ (centred @ basis[step])
+        known, mapped = basis[: step + 1], images[: step + 1]
+        new = mapped[-1] - known.T @ (known @ mapped[-1])
         # Twice: after one pass, what rounding left of the known vectors is no longer small beside the rest.
         new = new - known.T @ (known @ new)
-        if new.norm() <= TOLERANCE * 1e-1 * scale:
-            break
-        basis.append(new / new.norm())
-        images.append(_covariance(centred, basis[-1]))
-        scale = torch.maximum(scale, images[-1].norm())
-    space, mapped = torch.stack(basis), torch.stack(images)
-    values, vectors = torch.linalg.eigh((space @ mapped.T).double().cpu())
-    weights = vectors[:, -1].to(space)
-    best = weights @ space
-    residual = (weights @ mapped - values[-1].to(space) * best).norm()
-    return best / best.norm(), float(residual / values[-1].to(space).clamp_min(torch.finfo(space.dtype).tiny))
+        last = step + 1 == most or new.norm() <= 0.1 * TOLERANCE * mapped.norm(dim=1).max()
+        if last or (step + 1) % BETWEEN == 0:
+            best, residual = _best(known, mapped)
+            if last or residual <= TOLERANCE:
+                break
+    return best, residual
 
 
-def _covariance(centred: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    return centred.T @ (centred @ vector)
+def _best(basis: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """The unit vector that the covariance lengthens most, among those that `basis` (vectors, columns) spans.
+
+    Args:
+        images: what the covariance makes of the basis.
+
+    Returns:
+        The vector, and the length of what is amiss in its eigenvalue equation, relative to the eigenvalue.
+    """
+    values, vectors = torch.linalg.eigh((basis @ images.T).double().cpu())
+    weights, value = vectors[:, -1].to(basis), values[-1].to(basis)
+    best = weights @ basis
+    residual = (weights @ images - value * best).norm()
+    return best / best.norm(), float(residual / value.clamp_min(torch.finfo(basis.dtype).tiny))
