@@ -2,14 +2,16 @@
 
 import argparse
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from repe.data import Split, train_size
 from repe.paper import TRAIN_SHARE
 from repe.rep_readers import READERS, RandomRepReader, RepReader
-from repe.state_cache import States
+
+if TYPE_CHECKING:  # analyses come by here too, and need no Transformers
+    from repe.state_cache import States
 
 
 def fitted_on(train_pairs: int) -> int:
@@ -24,7 +26,7 @@ def new_reader(method: str, seed: int, concept: str, language: str) -> RepReader
     return READERS[method]()
 
 
-def collect(states_of: States, split: Split, concept: str, language: str, args: argparse.Namespace) -> dict[str, Any]:
+def collect(states_of: "States", split: Split, concept: str, language: str, args: argparse.Namespace) -> dict[str, Any]:
     """Collect a language's vectors: the training texts' states, and the readers fitted on them.
 
     Args:

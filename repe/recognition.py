@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +13,10 @@ from repe.collection import fitted_on
 from repe.data import Split, texts_of
 from repe.layer_selection import PAPER, Selection
 from repe.rep_readers import READERS
-from repe.state_cache import States
 from repe.vectors import Vectors, check_fit
+
+if TYPE_CHECKING:  # analyses come by here too, and need no Transformers
+    from repe.state_cache import States
 
 
 def correct_pairs(directions: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
@@ -56,7 +58,7 @@ def stacked_directions(vectors: Sequence[Vectors], signed: bool, prefix: str = "
 
 
 def recognize(
-    states_of: States, split: Split, target: str, sources: Mapping[str, Vectors], args: argparse.Namespace
+    states_of: "States", split: Split, target: str, sources: Mapping[str, Vectors], args: argparse.Namespace
 ) -> dict[str, Any]:
     """Recognise one target language's pairs with the vectors of every source language.
 

@@ -273,11 +273,7 @@ def heat_maps(frame: pd.DataFrame, value: str, colouring_of: Callable[[np.ndarra
         panels.append(Panel(str(model), languages, lines))
     round_numbers = MaxNLocator(5).tick_values(low, high)
     labels = colouring.ticks or {tick: f"{tick:.4g}" for tick in map(float, round_numbers)}
-    ticks = [
-        (round(100 * float(scale(tick)), 2), label)
-        for tick, label in labels.items()
-        if low <= tick <= high
-    ]
+    ticks = [(round(100 * float(scale(tick)), 2), label) for tick, label in labels.items() if low <= tick <= high]
     gradient = ", ".join(to_hex(colour) for colour in colouring(scale.inverse(np.linspace(0, 1, STEPS))))
     return HeatMaps(colouring.meaning.replace("\n", " "), panels, gradient, ticks)
 

@@ -1,7 +1,7 @@
 """Speed as ratios, on this machine and in one run: python tests/bench.py (or make bench)
 
 Each row times the same work done here and in another way, or sets a time against a goal. Models have random weights.
-Takes about ten minutes on two cores.
+Takes about twenty minutes on two cores.
 """
 
 import argparse

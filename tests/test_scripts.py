@@ -274,6 +274,15 @@ def test_help_answers_without_heavy_imports(name: str) -> None:
     assert f"python {name}.py" in ended.stdout
 
 
+def test_analyses_run_without_transformers() -> None:
+    code = (
+        "import sys\n"
+        "from repe import comparison, consistency, evidence, figures, recognition, tables, transfer\n"
+        "assert 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_what_stands_beside_the_papers_protocol(script: Script, common: list[object], tmp_path: Path) -> None:
     """Every figure and table in both ways; the paper's columns are those without any flag."""
     options = [*common, "--concept", "morality", "toxicity"]
