@@ -94,8 +94,7 @@ def planned(args: argparse.Namespace, chosen: "ChosenModel") -> "Plan[AccuracyFi
 def compare(args: argparse.Namespace) -> None:
     from repe import comparison, evidence, figures, print_style, tables
     from repe.accuracies import AccuracyFile
-    from repe.layer_selection import selections, side_by_side
-    from repe.recognition import same_language_table
+    from repe.layer_selection import same_language_table, selections, side_by_side
 
     compared = comparison.open_models(args, AccuracyFile, same_language=True)
     random_files = comparison.random_files(args, compared) if args.permutations else {}

@@ -2,16 +2,14 @@
 
 import argparse
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from repe.data import Split, train_size
 from repe.paper import TRAIN_SHARE
 from repe.rep_readers import READERS, RandomRepReader, RepReader
-
-if TYPE_CHECKING:  # analyses come by here too, and need no Transformers
-    from repe.state_cache import States
+from repe.state_cache import States
 
 
 def fitted_on(train_pairs: int) -> int:
@@ -26,7 +24,7 @@ def new_reader(method: str, seed: int, concept: str, language: str) -> RepReader
     return READERS[method]()
 
 
-def collect(states_of: "States", split: Split, concept: str, language: str, args: argparse.Namespace) -> dict[str, Any]:
+def collect(states_of: States, split: Split, concept: str, language: str, args: argparse.Namespace) -> dict[str, Any]:
     """Collect a language's vectors: the training texts' states, and the readers fitted on them.
 
     Args:

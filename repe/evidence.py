@@ -9,9 +9,8 @@ import pandas as pd
 from repe.accuracies import AccuracyFile
 from repe.bootstrap import ALL, accuracy_draws, bounds
 from repe.errors import UserError
-from repe.layer_selection import Selection
+from repe.layer_selection import Selection, accuracy_at
 from repe.permutation import better_than, holm
-from repe.recognition import accuracy_at
 
 
 def interval_table(

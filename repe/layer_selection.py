@@ -1,7 +1,7 @@
-"""Whose layer counts: the best one on the test set, as in the paper, or one chosen without it (`--layer-select`).
+"""Which layer counts, and accuracy there: the best one on the test set, as in the paper, or one chosen without it.
 
 The paper reports the best of N accuracies on the same pairs, which is too high by what chance adds to the largest of N
-numbers. A layer chosen on validation pairs, or named beforehand, has no such gain.
+numbers. A layer chosen on validation pairs, or named beforehand (`--layer-select`), has no such gain.
 """
 
 import argparse
@@ -113,6 +113,44 @@ PAPER = Selection()
 def selections(args: argparse.Namespace) -> list[Selection]:
     """The paper's, and what `--layer-select` names beside it."""
     return list(dict.fromkeys([PAPER, Selection(args.layer_select)]))
+
+
+def accuracy_at(
+    file: AccuracyFile, sources: Sequence[str], targets: Sequence[str], selection: Selection = PAPER
+) -> np.ndarray:
+    """Accuracy of each source on each target at its selected layer: in the paper, the best one on the test set.
+
+    Returns:
+        float64 (sources, targets).
+    """
+    rows = [
+        [file.accuracy[source][target][selection.accuracy_layer(file, source, target)] for target in targets]
+        for source in sources
+    ]
+    return np.array(rows)
+
+
+def same_language_table(
+    files: Mapping[str, Mapping[str, AccuracyFile]], languages: Sequence[str], selection: Selection = PAPER
+) -> pd.DataFrame:
+    """Table 6 in long form, of which Figure 2 shows the means over concepts.
+
+    Args:
+        files: by model and concept.
+        languages: the table's columns.
+
+    Returns:
+        Columns concept, model, language, accuracy (0..1, at the selected layer), best_layer (that layer; of equals,
+        the lowest).
+    """
+    rows = [
+        (concept, model, language, float(file.accuracy[language][language][layer]), layer + 1)
+        for model, by_concept in files.items()
+        for concept, file in by_concept.items()
+        for language in languages
+        for layer in [selection.accuracy_layer(file, language, language)]
+    ]
+    return pd.DataFrame(rows, columns=["concept", "model", "language", "accuracy", "best_layer"])
 
 
 def side_by_side(tables: Mapping[Selection, pd.DataFrame]) -> pd.DataFrame:

@@ -2,21 +2,15 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 
-from repe.accuracies import AccuracyFile
 from repe.collection import fitted_on
 from repe.data import Split, texts_of
-from repe.layer_selection import PAPER, Selection
 from repe.rep_readers import READERS
+from repe.state_cache import States
 from repe.vectors import Vectors, check_fit
-
-if TYPE_CHECKING:  # analyses come by here too, and need no Transformers
-    from repe.state_cache import States
 
 
 def correct_pairs(directions: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
@@ -58,7 +52,7 @@ def stacked_directions(vectors: Sequence[Vectors], signed: bool, prefix: str = "
 
 
 def recognize(
-    states_of: "States", split: Split, target: str, sources: Mapping[str, Vectors], args: argparse.Namespace
+    states_of: States, split: Split, target: str, sources: Mapping[str, Vectors], args: argparse.Namespace
 ) -> dict[str, Any]:
     """Recognise one target language's pairs with the vectors of every source language.
 
@@ -100,41 +94,3 @@ def recognize(
 
 def _by_source(sources: Mapping[str, Vectors], target: str, rows: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
     return {source: {target: row} for source, row in zip(sources, rows, strict=True)}
-
-
-def accuracy_at(
-    file: AccuracyFile, sources: Sequence[str], targets: Sequence[str], selection: Selection = PAPER
-) -> np.ndarray:
-    """Accuracy of each source on each target at its selected layer: in the paper, the best one on the test set.
-
-    Returns:
-        float64 (sources, targets).
-    """
-    rows = [
-        [file.accuracy[source][target][selection.accuracy_layer(file, source, target)] for target in targets]
-        for source in sources
-    ]
-    return np.array(rows)
-
-
-def same_language_table(
-    files: Mapping[str, Mapping[str, AccuracyFile]], languages: Sequence[str], selection: Selection = PAPER
-) -> pd.DataFrame:
-    """Table 6 in long form, of which Figure 2 shows the means over concepts.
-
-    Args:
-        files: by model and concept.
-        languages: the table's columns.
-
-    Returns:
-        Columns concept, model, language, accuracy (0..1, at the selected layer), best_layer (that layer; of equals,
-        the lowest).
-    """
-    rows = [
-        (concept, model, language, float(file.accuracy[language][language][layer]), layer + 1)
-        for model, by_concept in files.items()
-        for concept, file in by_concept.items()
-        for language in languages
-        for layer in [selection.accuracy_layer(file, language, language)]
-    ]
-    return pd.DataFrame(rows, columns=["concept", "model", "language", "accuracy", "best_layer"])

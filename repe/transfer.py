@@ -7,9 +7,8 @@ import pandas as pd
 
 from repe.accuracies import AccuracyFile
 from repe.bootstrap import ALL, accuracy_draws, bounds
-from repe.layer_selection import PAPER, Selection
+from repe.layer_selection import PAPER, Selection, accuracy_at
 from repe.paper import Family
-from repe.recognition import accuracy_at
 
 ONE_WAY = ("high_to_low", "low_to_high", "one_way")
 

@@ -10,10 +10,9 @@ from conftest import write_accuracies
 from repe import evidence, figures
 from repe.accuracies import AccuracyFile
 from repe.errors import UserError
-from repe.layer_selection import PAPER, Selection
+from repe.layer_selection import PAPER, Selection, same_language_table
 from repe.paper import FAMILIES
 from repe.permutation import better_than, holm
-from repe.recognition import same_language_table
 from repe.results import Kind
 
 LANGUAGES = ["en", "fr"]

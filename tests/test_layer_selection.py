@@ -14,9 +14,8 @@ from repe import consistency
 from repe.accuracies import AccuracyFile
 from repe.cli import Parser, parser
 from repe.errors import UserError
-from repe.layer_selection import PAPER, Selection, selections, side_by_side
+from repe.layer_selection import PAPER, Selection, accuracy_at, same_language_table, selections, side_by_side
 from repe.paper import CONCEPTS, LANGUAGES
-from repe.recognition import accuracy_at, same_language_table
 from repe.results import Kind
 from repe.vectors import VectorFile
 

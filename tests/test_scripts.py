@@ -277,7 +277,7 @@ def test_help_answers_without_heavy_imports(name: str) -> None:
 def test_analyses_run_without_transformers() -> None:
     code = (
         "import sys\n"
-        "from repe import comparison, consistency, evidence, figures, recognition, tables, transfer\n"
+        "from repe import comparison, consistency, evidence, figures, tables, transfer\n"
         "assert 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -11,9 +11,8 @@ from golden_subset import MODEL, accuracies, assert_agrees, expected
 
 from repe.accuracies import AccuracyFile
 from repe.bootstrap import accuracy_draws, bounds
-from repe.layer_selection import PAPER, Selection
+from repe.layer_selection import PAPER, Selection, same_language_table
 from repe.paper import FAMILIES, LANGUAGES
-from repe.recognition import same_language_table
 from repe.transfer import delta_draws, one_way_table, transfer_table, with_intervals
 
 
