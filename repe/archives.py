@@ -2,22 +2,13 @@
 
 import io
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from repe.files import write_whole
+from repe.files import Zip, write_whole
 from repe.paper import LANGUAGES, in_paper_order
-
-
-class Zip(zipfile.ZipFile):
-    """A zip archive that prints no traceback when Ctrl-C comes while it is being opened."""
-
-    # Closing asks for these, and comes even where opening was cut off before they were set.
-    _writing = False
-    _fileRefCnt = 1  # noqa: N815  its name there
 
 
 def read(path: Path) -> Any:

@@ -4,12 +4,21 @@ import glob
 import hashlib
 import os
 import secrets
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from repe.errors import UserError
+
+
+class Zip(zipfile.ZipFile):
+    """A zip archive that prints no traceback when Ctrl-C comes while it is being opened."""
+
+    # Closing asks for these, and comes even where opening was cut off before they were set.
+    _writing = False
+    _fileRefCnt = 1  # noqa: N815  its name there
 
 
 def is_plain_name(name: str) -> bool:

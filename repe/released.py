@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from repe.archives import Zip
 from repe.errors import DamagedFileError, UserError
-from repe.files import is_plain_name
+from repe.files import Zip, is_plain_name
 
 # Number types that the downloads can hold, by numpy's code in a pickle.
 _NUMBERS = ("f2", "f4", "f8", "b1", "i1", "i2", "i4", "i8", "u1")

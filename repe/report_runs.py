@@ -4,13 +4,12 @@ import io
 import itertools
 import json
 import pickle
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from repe.files import is_plain_name
+from repe.files import Zip, is_plain_name
 from repe.paper import CONCEPTS, LANGUAGES, in_paper_order
 from repe.report_parts import Cell, Column, Item, Section, Table, damaged, images, read_table, table_of
 
@@ -105,7 +104,7 @@ def _meta(path: Path) -> dict[str, Any]:
     if path.suffix == ".pk":
         return {}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with Zip(path) as archive:
             (member,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
             meta = _PlainData(io.BytesIO(archive.read(member))).load()["meta"]
         if not isinstance(meta, dict) or not isinstance(meta.get("data", {}), dict):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from repe import archives
+from repe.files import Zip
 
 CONTENT = {"format": 1, "languages": {"fr": {"a": torch.arange(4.0)}, "en": {"a": torch.ones(2, 3)}}, "layers": [1, 2]}
 
@@ -61,5 +62,5 @@ def test_an_interrupt_while_opening_leaves_no_traceback_of_the_archive(
         if step == "RLock":
             monkeypatch.setattr(zipfile.threading, "RLock", interrupt)  # type: ignore[attr-defined]
         with pytest.raises(KeyboardInterrupt):
-            archives.Zip(file if step == "RLock" else Interrupting(file))  # type: ignore[arg-type]
+            Zip(file if step == "RLock" else Interrupting(file))  # type: ignore[arg-type]
     assert said == []
