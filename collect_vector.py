@@ -56,11 +56,7 @@ def planned(args: argparse.Namespace, chosen: "ChosenModel") -> "Plan[VectorFile
         concept: [language for language in languages if args.overwrite or language not in files[concept].vectors]
         for concept, languages in wanted.items()
     }
-    splits = stages.read_splits(args, wanted, pending)
-    meta = stages.checked_meta(args, chosen, files, pending, splits)
-    if not stages.anything(pending, files, "vectors"):
-        return None
-    return stages.Plan(files, wanted, pending, splits, meta)
+    return stages.plan(args, chosen, files, wanted, pending, "vectors")
 
 
 def start() -> None:

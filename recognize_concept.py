@@ -84,11 +84,7 @@ def planned(args: argparse.Namespace, chosen: "ChosenModel") -> "Plan[AccuracyFi
         concept: [language for language in languages if args.overwrite or files[concept].untried(language, languages)]
         for concept, languages in wanted.items()
     }
-    splits = stages.read_splits(args, wanted, pending)
-    meta = stages.checked_meta(args, chosen, files, pending, splits, vector_files=vector_files)
-    if not stages.anything(pending, files, "accuracies"):
-        return None
-    return stages.Plan(files, wanted, pending, splits, meta)
+    return stages.plan(args, chosen, files, wanted, pending, "accuracies", vector_files)
 
 
 def compare(args: argparse.Namespace) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repe import cli
-from repe.errors import UserError
+from repe.errors import UserError, first_of
 
 if TYPE_CHECKING:
     from repe.results import ResultFile
 
-FAULTS_SHOWN = 5
+# How many faulty files one message tells of.
+FILES_SHOWN = 5
 
 
 def main(args: argparse.Namespace) -> None:
@@ -33,8 +34,7 @@ def main(args: argparse.Namespace) -> None:
     kept = f"; {there} are there already (--overwrite replaces them)" if there else ""
     print(f"wrote {written} of {len(files)} files to {args.res}/*/*/{kept}", flush=True)
     if faults:
-        more = f" || and {len(faults) - FAULTS_SHOWN} more files" if len(faults) > FAULTS_SHOWN else ""
-        raise UserError(" || ".join(faults[:FAULTS_SHOWN]) + more)
+        raise UserError(first_of(faults, FILES_SHOWN, " || ", "more files"))
 
 
 def downloads(res: Path) -> "list[ResultFile]":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repe.errors import UserError
+from repe.errors import UserError, first_of
 from repe.files import plain_name, sha256
 from repe.paper import CONCEPTS, LANGUAGES, TRAIN_SHARE, in_paper_order
 
@@ -118,8 +118,7 @@ def read_pairs(data_dir: Path, concept: str, language: str) -> Dataset:
     samples = _parse(path, raw)
     faults = [fault for key, sample in _samples(samples) if (fault := _fault(concept, key, sample))]
     if faults:
-        more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
-        raise UserError(f"{path}: {'; '.join(faults[:FAULTS_SHOWN])}{more}. Mend the file, or download it again")
+        raise UserError(f"{path}: {first_of(faults, FAULTS_SHOWN)}. Mend the file, or download it again")
     pairs = tuple(
         Pair(key, _text(concept, sample, "pos"), _text(concept, sample, "neg"))
         for key, sample in _samples(samples)

@@ -20,7 +20,7 @@ LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # that has ended ends the waiting at once.
 PATIENCE = datetime.timedelta(days=30)
 
-Plan = TypeVar("Plan")
+Decision = TypeVar("Decision")
 Name = TypeVar("Name", bound=Hashable)
 
 
@@ -63,7 +63,7 @@ def alone(what: str) -> None:
         raise UserError(f"{what} is not divided among processes: start it with python, without a launcher")
 
 
-def decided(plan: Callable[[], Plan]) -> Plan:
+def decided(plan: Callable[[], Decision]) -> Decision:
     """What `plan` gives in the main process, in all processes; the others end with status 2 where it fails.
 
     Args:
@@ -89,11 +89,11 @@ class _Failed:
     """In place of a plan: the main process could not make one, and has said why."""
 
 
-def _received() -> Plan:  # type: ignore[type-var]
+def _received() -> Decision:  # type: ignore[type-var]
     """The main process's plan."""
     from torch import distributed
 
-    received: list[Plan | _Failed | None] = [None]
+    received: list[Decision | _Failed | None] = [None]
     distributed.init_process_group("gloo", timeout=PATIENCE)
     try:
         distributed.broadcast_object_list(received)

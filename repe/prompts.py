@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repe.errors import UserError
+from repe.errors import UserError, first_of
 from repe.files import is_plain_name, sha256
 
 FIELDS: dict[str, type | tuple[type, ...]] = {"id": (str, int), "lang": str, "prompt": str, "harmful": bool}
@@ -77,8 +77,7 @@ def read_prompts(path: Path) -> PromptFile:
         else:
             prompts[found.lang, found.id] = found
     if faults:
-        more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
-        raise UserError(f"{path}: {'; '.join(faults[:FAULTS_SHOWN])}{more}")
+        raise UserError(f"{path}: {first_of(faults, FAULTS_SHOWN)}")
     if not prompts:
         raise UserError(f"{path} holds no prompt: write one JSON object a line with {', '.join(FIELDS)}")
     return PromptFile(path, sha256(raw), tuple(prompts.values()))

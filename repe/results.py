@@ -221,8 +221,7 @@ class ResultFile:
 
     def _forget(self) -> None:
         """Read the file anew when it is asked for next."""
-        for name in ("content", "vectors", "accuracy"):
-            self.__dict__.pop(name, None)
+        self.__dict__ = self.__getstate__()
 
     def _without_stale(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """The content without what was made from other inputs than `meta`'s."""

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from repe import data, processes
 from repe.data import Split
-from repe.errors import UserError
+from repe.errors import UserError, first_of
 from repe.files import writable_folder
 from repe.results import File, ResultFile
 from repe.selection import ChosenModel
@@ -38,7 +38,34 @@ class Plan(Generic[File]):
     """What makes the results, for the file."""
 
 
-def read_splits(args: argparse.Namespace, wanted: Work, pending: Work) -> dict[tuple[str, str], Split]:
+def plan(
+    args: argparse.Namespace,
+    chosen: ChosenModel,
+    files: Mapping[str, File],
+    wanted: Work,
+    pending: Work,
+    what: str,
+    vector_files: Mapping[str, VectorFile] | None = None,
+) -> Plan[File] | None:
+    """What a stage has to do, checked before a model is loaded; None, said so, where nothing is missing.
+
+    Args:
+        files: where results go, by concept.
+        wanted: what was asked for.
+        pending: what of that is missing.
+        what: the results' name in messages.
+        vector_files: by concept, what the results are made with besides the data.
+
+    Raises:
+        UserError: data files are missing or faulty; results that are there, or the vectors they would be made with,
+            come from other settings or inputs; a folder for results cannot be made or written to.
+    """
+    splits = _splits(args, wanted, pending)
+    meta = _checked_meta(args, chosen, files, pending, splits, vector_files or {})
+    return Plan(files, wanted, pending, splits, meta) if _anything(pending, files, what) else None
+
+
+def _splits(args: argparse.Namespace, wanted: Work, pending: Work) -> dict[tuple[str, str], Split]:
     """Training and test pairs by concept and language: of what is pending and, where still there, of what is done.
 
     Raises:
@@ -56,8 +83,7 @@ def read_splits(args: argparse.Namespace, wanted: Work, pending: Work) -> dict[t
                 except UserError as error:
                     faults.append(str(error))
     if faults:
-        more = f" || and {len(faults) - FILES_SHOWN} more files" if len(faults) > FILES_SHOWN else ""
-        raise UserError(" || ".join(faults[:FILES_SHOWN]) + more)
+        raise UserError(first_of(faults, FILES_SHOWN, " || ", "more files"))
     return splits
 
 
@@ -75,14 +101,13 @@ def sources(file: VectorFile, languages: Sequence[str]) -> dict[str, Vectors]:
     return {language: file.vectors[language] for language in languages}
 
 
-def checked_meta(
+def _checked_meta(
     args: argparse.Namespace,
     chosen: ChosenModel,
     files: Mapping[str, ResultFile],
     pending: Work,
     splits: Mapping[tuple[str, str], Split],
-    *,
-    vector_files: Mapping[str, VectorFile] | None = None,
+    vector_files: Mapping[str, VectorFile],
 ) -> dict[str, Any]:
     """What made the results of this run, checked to go together with what is there.
 
@@ -94,7 +119,7 @@ def checked_meta(
     if not any(pending.values()) and not chosen.is_local:
         return {}
     meta = chosen.meta()
-    for concept, vector_file in (vector_files or {}).items():
+    for concept, vector_file in vector_files.items():
         vector_file.check_settings(meta, "give these, or collect the vectors again with collect_vector.py --overwrite")
         if not args.overwrite:
             now = {language: vectors.digest for language, vectors in vector_file.vectors.items()}
@@ -132,7 +157,7 @@ def progress(work: Sequence[tuple[str, str]], what: str) -> Iterator[tuple[str, 
             yield concept, language
 
 
-def anything(pending: Work, files: Mapping[str, ResultFile], what: str) -> bool:
+def _anything(pending: Work, files: Mapping[str, ResultFile], what: str) -> bool:
     """Whether there is work, for which there are folders then; says so where there is none.
 
     Raises:
