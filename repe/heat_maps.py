@@ -1,7 +1,7 @@
 """Heat maps of languages against languages, a panel a model, on one colour scale."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -91,12 +91,17 @@ def _heat_map(axes: Axes, square: pd.DataFrame, colouring: Colouring, cell: floa
 def _write_numbers(axes: Axes, square: pd.DataFrame, mesh: QuadMesh) -> None:
     for (row, column), value in np.ndenumerate(square.to_numpy(float)):
         if np.isfinite(value):
-            red, green, blue, _ = mesh.cmap(mesh.norm(value))
-            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+            dark = is_dark(mesh.cmap(mesh.norm(value)))
             text = f"{value:z.2f}".replace("-", "−")
             axes.text(
                 column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=SMALL, color="w" if dark else "k"
             )
+
+
+def is_dark(colour: Sequence[float] | np.ndarray) -> bool:
+    """Whether white is easier to read on a colour (red, green, blue in 0..1, and what follows) than black."""
+    red, green, blue, *_ = colour
+    return bool(0.299 * red + 0.587 * green + 0.114 * blue < 0.5)
 
 
 def _grid(count: int, languages: int, margin: float) -> tuple[int, float]:

@@ -3,7 +3,7 @@
 import torch
 
 # Vectors that are kept before the iteration starts again from the best in their span, and how many are added between
-# looks at whether that is good enough. Data with one leading direction need few, data without one hundreds.
+# looks at whether that is good enough. Data with one leading direction need few, data without one many.
 SPAN, BETWEEN = 128, 8
 RESTARTS = 32
 TOLERANCE = 1e-6

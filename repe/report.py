@@ -142,11 +142,8 @@ def consistency(frames: Mapping[str, "pd.DataFrame"], out_dir: Path) -> "Section
             "Mean similarity between the languages that all families share, at each relative depth of a model, from "
             "its first layer at 0 to its last near 1. Higher means that languages agree more in that layer."
         )
-        tables = [
-            table_of(frames[name], EVERY_ROW.format(name=name), folded=True)
-            for name in ("similarity_by_layer",)
-            if name in frames
-        ]
+        frame = frames.get("similarity_by_layer")
+        tables = [] if frame is None else [table_of(frame, EVERY_ROW.format(name="similarity_by_layer"), folded=True)]
         items.append(Item("Similarity across layers", caption, figure, tables=tables))
     return Section("consistency", "Stage 3: consistency", items + _table1(frames))
 

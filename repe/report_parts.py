@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.ticker import MaxNLocator
 
 from repe.errors import UserError
-from repe.heat_maps import Colouring
+from repe.heat_maps import Colouring, is_dark
 
 LONG = 40  # rows; longer tables are folded
 DIGITS = 4  # after the point, where a column has more
@@ -283,7 +283,7 @@ def _heat_cell(source: str, target: str, text: str, colour: np.ndarray) -> HeatC
     if number is None:
         return HeatCell(f"{source} → {target}: no value", "", "", "")
     red, green, blue = map(float, colour[:3])
-    ink = "#fff" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "#000"
+    ink = "#fff" if is_dark((red, green, blue)) else "#000"
     return HeatCell(
         f"{source} → {target}: {rounded(number, DIGITS)}",
         rounded(number, 2),

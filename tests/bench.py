@@ -7,7 +7,6 @@ Takes about twenty minutes on two cores.
 import argparse
 import os
 import random
-import statistics
 
 import numpy as np
 import torch
@@ -83,9 +82,7 @@ def bench_generation() -> list[Row]:
         with steered(lm, find_blocks(lm), layers):
             lm.generate(ids, **options)
 
-    plain()
-    times = [(seconds(moved), seconds(plain)) for _ in range(7)]
-    with_steering, without = (statistics.median(column) for column in zip(*times, strict=True))
+    with_steering, without = in_turn(torch.device("cpu"), moved, plain, 7)
     found = f"{with_steering / without:.3f} ({with_steering:.2f} s / {without:.2f} s)"
     return [("generation, steered / unsteered", found, "at most 1.05")]
 

@@ -1,12 +1,11 @@
 """What a GPU makes of it, at LLaMA2-7B's shape with random weights. Rows of tests/bench.py."""
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 
 import torch
 import transformers
-from bench_whole import Row
+from bench_whole import Row, seconds
 from conftest import byte_tokenizer
 
 from repe.batching import batches, token_budget
@@ -98,24 +97,25 @@ def decode(model: Model, steer: bool) -> None:
         model.lm.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, pad_token_id=0, **length)
 
 
-def in_turn(device: torch.device, first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
+def in_turn(
+    device: torch.device, first: Callable[[], object], second: Callable[[], object], turns: int = 3
+) -> tuple[float, float]:
     """Median seconds of two kinds of work done by turns, so that a machine that slows down slows both."""
     first(), second()  # once for warmth
-    times = [(timed(device, first), timed(device, second)) for _ in range(3)]
+    times = [(timed(device, first), timed(device, second)) for _ in range(turns)]
     one, two = (statistics.median(column) for column in zip(*times, strict=True))
     return one, two
 
 
 def timed(device: torch.device, work: Callable[[], object], repeats: int = 1) -> float:
     """Median seconds of `work`, with all that it has started on the device."""
-    times = []
-    for _ in range(repeats):
-        wait(device)
-        start = time.perf_counter()
+
+    def whole() -> None:
         work()
         wait(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+
+    wait(device)
+    return seconds(whole, repeats)
 
 
 def wait(device: torch.device) -> None:
