@@ -13,19 +13,21 @@ time. Languages that are there already stay as they are. Several processes divid
 import argparse
 from typing import TYPE_CHECKING
 
-from repe import cli
+from repe.runs import arguments as cli
 
 if TYPE_CHECKING:
-    from repe.selection import ChosenModel
-    from repe.stages import Plan
-    from repe.vectors import VectorFile
+    from repe.results.vector_file import VectorFile
+    from repe.runs.chosen import ChosenModel
+    from repe.runs.planning import Plan
 
 
 def main(args: argparse.Namespace) -> None:
-    from repe import processes, selection, stages
-    from repe.collection import collect
-    from repe.state_cache import StateSource
-    from repe.streaming import check_options, collect_streaming
+    from repe.runs import chosen as selection
+    from repe.runs import planning as stages
+    from repe.runs import processes
+    from repe.vectors.collection import collect
+    from repe.vectors.state_cache import StateSource
+    from repe.vectors.streaming import check_options, collect_streaming
 
     check_options(args)
     chosen = selection.model(args)
@@ -47,8 +49,9 @@ def main(args: argparse.Namespace) -> None:
 
 def planned(args: argparse.Namespace, chosen: "ChosenModel") -> "Plan[VectorFile] | None":
     """What to do, if anything; whatever may be wrong with it is found before a model is loaded."""
-    from repe import selection, stages
-    from repe.vectors import VectorFile
+    from repe.results.vector_file import VectorFile
+    from repe.runs import chosen as selection
+    from repe.runs import planning as stages
 
     wanted = selection.concepts_and_languages(args)
     files = selection.result_files(args, chosen, wanted, VectorFile)

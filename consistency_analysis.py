@@ -15,7 +15,7 @@ Table 1.
 
 import argparse
 
-from repe import cli
+from repe.runs import arguments as cli
 
 HEAT_MAPS = {"7b": "figure4_similarity_7b", "all": "figure7_similarity_all"}
 
@@ -23,10 +23,13 @@ HEAT_MAPS = {"7b": "figure4_similarity_7b", "all": "figure7_similarity_all"}
 def main(args: argparse.Namespace) -> None:
     import pandas as pd
 
-    from repe import comparison, consistency, figures, print_style, tables
-    from repe.layer_selection import selections, side_by_side
+    from repe.analysis import consistency
+    from repe.analysis.layer_selection import selections, side_by_side
     from repe.paper import SHARED_LANGUAGES
-    from repe.vectors import VectorFile
+    from repe.plots import figures, tables
+    from repe.plots import style as print_style
+    from repe.results.vector_file import VectorFile
+    from repe.runs import compare as comparison
 
     compared = comparison.open_models(args, VectorFile)
     shared = [language for language in SHARED_LANGUAGES if language in compared.languages]

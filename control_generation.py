@@ -15,18 +15,20 @@ import time
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from repe import cli
+from repe.runs import arguments as cli
 
 if TYPE_CHECKING:
-    from repe.control import Control
-    from repe.selection import ChosenModel
+    from repe.control.experiment import Control
+    from repe.runs.chosen import ChosenModel
 
 # Replies are written when so many seconds have passed since the last time, and at the end.
 WRITE_EVERY = 20.0
 
 
 def main(args: argparse.Namespace) -> None:
-    from repe import control, processes, selection
+    from repe.control import experiment as control
+    from repe.runs import chosen as selection
+    from repe.runs import processes
 
     processes.alone("control")
     chosen = selection.model(args)
@@ -41,8 +43,8 @@ def main(args: argparse.Namespace) -> None:
 def generate(args: argparse.Namespace, chosen: "ChosenModel", controls: "list[Control]") -> None:
     from tqdm import tqdm
 
-    from repe.generation import prompt_batches
-    from repe.vectors import check_fit
+    from repe.control.generation import prompt_batches
+    from repe.results.vector_file import check_fit
 
     model = chosen.load(with_head=True)
     for one in controls:
@@ -68,9 +70,10 @@ def generate(args: argparse.Namespace, chosen: "ChosenModel", controls: "list[Co
 
 
 def summarize(args: argparse.Namespace, chosen: "ChosenModel", controls: "list[Control]") -> None:
-    from repe import control_figures, print_style, tables
-    from repe.control_measures import largest_effects, measure
-    from repe.replies import Classifier
+    from repe.control.measures import largest_effects, measure
+    from repe.control.replies import Classifier
+    from repe.plots import control_figures, tables
+    from repe.plots import style as print_style
 
     judge = Classifier(args.classifier, chosen.device) if args.classifier else None
     for _, by_source in groupby(controls, lambda one: one.concept):

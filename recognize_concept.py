@@ -17,15 +17,15 @@ Several processes divide the targets of all concepts (without --cross-model):
 import argparse
 from typing import TYPE_CHECKING
 
-from repe import cli
 from repe.errors import UserError
+from repe.runs import arguments as cli
 
 FIGURE = "figure2_recognition_accuracy"
 
 if TYPE_CHECKING:
-    from repe.accuracies import AccuracyFile
-    from repe.selection import ChosenModel
-    from repe.stages import Plan
+    from repe.results.accuracy_file import AccuracyFile
+    from repe.runs.chosen import ChosenModel
+    from repe.runs.planning import Plan
 
 
 def main(args: argparse.Namespace) -> None:
@@ -40,10 +40,12 @@ def main(args: argparse.Namespace) -> None:
 
 
 def recognize_all(args: argparse.Namespace) -> None:
-    from repe import processes, selection, stages
-    from repe.recognition import recognize
-    from repe.state_cache import StateSource
-    from repe.vectors import VectorFile
+    from repe.analysis.recognition import recognize
+    from repe.results.vector_file import VectorFile
+    from repe.runs import chosen as selection
+    from repe.runs import planning as stages
+    from repe.runs import processes
+    from repe.vectors.state_cache import StateSource
 
     chosen = selection.model(args)
     plan = processes.decided(lambda: planned(args, chosen))
@@ -71,9 +73,10 @@ def recognize_all(args: argparse.Namespace) -> None:
 
 def planned(args: argparse.Namespace, chosen: "ChosenModel") -> "Plan[AccuracyFile] | None":
     """What to do, if anything; whatever may be wrong with it is found before a model is loaded."""
-    from repe import selection, stages
-    from repe.accuracies import AccuracyFile
-    from repe.vectors import VectorFile
+    from repe.results.accuracy_file import AccuracyFile
+    from repe.results.vector_file import VectorFile
+    from repe.runs import chosen as selection
+    from repe.runs import planning as stages
 
     wanted = selection.concepts_and_languages(args)
     vector_files = selection.result_files(args, chosen, wanted, VectorFile)
@@ -88,9 +91,12 @@ def planned(args: argparse.Namespace, chosen: "ChosenModel") -> "Plan[AccuracyFi
 
 
 def compare(args: argparse.Namespace) -> None:
-    from repe import comparison, evidence, figures, print_style, tables
-    from repe.accuracies import AccuracyFile
-    from repe.layer_selection import same_language_table, selections, side_by_side
+    from repe.analysis import uncertainty as evidence
+    from repe.analysis.layer_selection import same_language_table, selections, side_by_side
+    from repe.plots import figures, tables
+    from repe.plots import style as print_style
+    from repe.results.accuracy_file import AccuracyFile
+    from repe.runs import compare as comparison
 
     compared = comparison.open_models(args, AccuracyFile, same_language=True)
     random_files = comparison.random_files(args, compared) if args.permutations else {}

@@ -13,7 +13,7 @@ one_way_transfer.csv: is there more transfer from high- to low-resource language
 
 import argparse
 
-from repe import cli
+from repe.runs import arguments as cli
 
 HEAT_MAPS = {"7b": "figure5_transfer_7b", "all": "figure8_transfer_all"}
 
@@ -21,10 +21,12 @@ HEAT_MAPS = {"7b": "figure5_transfer_7b", "all": "figure8_transfer_all"}
 def main(args: argparse.Namespace) -> None:
     import pandas as pd
 
-    from repe import comparison, figures, print_style, tables
-    from repe.accuracies import AccuracyFile
-    from repe.layer_selection import selections, side_by_side
-    from repe.transfer import delta_draws, one_way_table, transfer_table, with_intervals
+    from repe.analysis.layer_selection import selections, side_by_side
+    from repe.analysis.transfer import delta_draws, one_way_table, transfer_table, with_intervals
+    from repe.plots import figures, tables
+    from repe.plots import style as print_style
+    from repe.results.accuracy_file import AccuracyFile
+    from repe.runs import compare as comparison
 
     compared = comparison.open_models(args, AccuracyFile)
     found, one_way = {}, {}

@@ -20,9 +20,10 @@ import pandas as pd
 import torch
 
 from demo.build_data import side_text
-from repe import cli, selection
-from repe.accuracies import AccuracyFile
-from repe.hidden_states import last_token_states
+from repe.results.accuracy_file import AccuracyFile
+from repe.runs import arguments as cli
+from repe.runs import chosen as selection
+from repe.vectors.hidden_states import last_token_states
 
 DEMO = Path(__file__).parent
 FOLDS = 5

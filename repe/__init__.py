@@ -5,10 +5,10 @@ from typing import Any
 
 # RepE's names. What they need takes seconds to import, so it is imported when one of them is asked for.
 _REPE = {
-    "repe_pipeline_registry": "repe.pipelines",
-    "RepReadingPipeline": "repe.pipelines",
-    "RepControlPipeline": "repe.pipelines",
-    "WrappedReadingVecModel": "repe.rep_control_reading_vec",
+    "repe_pipeline_registry": "repe.compat.pipelines",
+    "RepReadingPipeline": "repe.compat.pipelines",
+    "RepControlPipeline": "repe.compat.pipelines",
+    "WrappedReadingVecModel": "repe.compat.rep_control_reading_vec",
 }
 
 

@@ -7,7 +7,7 @@ class UserError(Exception):
     """Something that the user can mend: a file, a key, a flag.
 
     The message is one line that names the thing, what is wrong with it and what to do; the scripts print it
-    without a traceback and end with exit status 2 (`repe.cli.run`).
+    without a traceback and end with exit status 2 (`repe.runs.arguments.run`).
     """
 
 

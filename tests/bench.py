@@ -16,15 +16,15 @@ from bench_whole import Row, bench_analyses, bench_commands, bench_memory, bench
 from conftest import byte_tokenizer
 from sklearn.decomposition import PCA
 
-from repe.collection import collect
+from repe.analysis.recognition import accuracy, correct_pairs, recognize
+from repe.control.steering import steered
 from repe.data import Pair, Split
-from repe.hidden_states import last_token_states, tokenize
-from repe.models import Model, find_blocks
-from repe.principal import principal_component
-from repe.recognition import accuracy, correct_pairs, recognize
-from repe.steering import steered
-from repe.templates import Template
-from repe.vectors import Vectors
+from repe.models.loading import Model, find_blocks
+from repe.models.templates import Template
+from repe.results.vector_file import Vectors
+from repe.vectors.collection import collect
+from repe.vectors.hidden_states import last_token_states, tokenize
+from repe.vectors.principal_component import principal_component
 
 # BLOOMZ-560M, whose vocabulary head is nearly half of the arithmetic.
 SHAPE = {"hidden_size": 1024, "n_layer": 24, "n_head": 16, "vocab_size": 250_880}

@@ -8,13 +8,13 @@ import transformers
 from bench_whole import Row, seconds
 from conftest import byte_tokenizer
 
-from repe.batching import batches, token_budget
-from repe.hidden_states import last_token_states, tokenize
-from repe.models import Model, find_blocks
-from repe.principal import principal_component
-from repe.recognition import accuracy, correct_pairs
-from repe.steering import steered
-from repe.templates import Template
+from repe.analysis.recognition import accuracy, correct_pairs
+from repe.control.steering import steered
+from repe.models.loading import Model, find_blocks
+from repe.models.templates import Template
+from repe.vectors.batching import batches, token_budget
+from repe.vectors.hidden_states import last_token_states, tokenize
+from repe.vectors.principal_component import principal_component
 
 LLAMA2_7B = {
     **{"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},

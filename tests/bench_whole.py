@@ -16,7 +16,7 @@ import torch
 import transformers
 from conftest import ROOT, byte_tokenizer
 
-from repe import convert
+from repe.tools import convert
 
 Row = tuple[str, str, str]
 """What was measured, what was found, and the goal."""

@@ -16,12 +16,12 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from repe import hub
-from repe.accuracies import AccuracyFile
-from repe.models import Model, load_tokenizer
-from repe.models import load as load_model
-from repe.results import Kind
-from repe.templates import Template
+from repe.models import hub
+from repe.models.loading import Model, load_tokenizer
+from repe.models.loading import load as load_model
+from repe.models.templates import Template
+from repe.results.accuracy_file import AccuracyFile
+from repe.results.result_file import Kind
 
 ROOT = Path(__file__).parents[1]
 

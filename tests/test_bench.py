@@ -8,7 +8,7 @@ import torch
 from bench import texts_of_many_lengths
 from torch import nn
 
-from repe.hidden_states import last_token_states, tokenize
+from repe.vectors.hidden_states import last_token_states, tokenize
 
 TINY = {
     **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2},

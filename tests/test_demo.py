@@ -11,11 +11,12 @@ import pytest
 import transformers
 from conftest import ROOT
 
-from repe import hub, models
+from repe.control.prompts import read_prompts
+from repe.control.replies import is_following, is_refusal
+from repe.models import hub
+from repe.models import loading as models
+from repe.models.templates import resolve
 from repe.paper import CONCEPTS, LANGUAGES
-from repe.prompts import read_prompts
-from repe.replies import is_following, is_refusal
-from repe.templates import resolve
 
 DEMO = ROOT / "demo"
 build_data = pytest.importorskip("demo.build_data", reason="demo/ was deleted")
@@ -258,7 +259,7 @@ def test_a_run_ends_with_the_page_of_the_report(monkeypatch: pytest.MonkeyPatch)
     assert [command[0] for command in calls[:-1]] == [
         *("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py")
     ]
-    assert calls[-1] == ("-m", "repe.report", "--res-dir", "demo/res")
+    assert calls[-1] == ("-m", "repe.tools.report.page", "--res-dir", "demo/res")
 
 
 def test_an_interval_over_seeds_is_students(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from conftest import Ended
 
-from repe import released
-from repe.accuracies import AccuracyFile
 from repe.paper import CONCEPTS, LANGUAGES
-from repe.results import Kind
-from repe.vectors import VectorFile
+from repe.results import downloads as released
+from repe.results.accuracy_file import AccuracyFile
+from repe.results.result_file import Kind
+from repe.results.vector_file import VectorFile
 
 Script = Callable[..., Ended]
 NINE = (

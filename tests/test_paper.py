@@ -2,6 +2,7 @@
 
 import pytest
 
+from repe.models.registry import MODELS
 from repe.paper import (
     FAMILIES,
     LANGUAGES,
@@ -11,7 +12,6 @@ from repe.paper import (
     in_paper_order,
     seven_billion,
 )
-from repe.registry import MODELS
 
 PUBLISHED = [family for family in FAMILIES.values() if family.axis]
 

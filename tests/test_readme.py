@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from repe import cli
+from repe.runs import arguments as cli
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = (README, *(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("*.py"))))

@@ -10,8 +10,8 @@ from stress.runs import full_disks, interrupts, kills, races
 from stress.tally import Tally
 from stress.world import World, temporary_world
 
-from repe.accuracies import AccuracyFile
-from repe.vectors import VectorFile
+from repe.results.accuracy_file import AccuracyFile
+from repe.results.vector_file import VectorFile
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import pytest
 import torch
 from conftest import ROOT, Ended, build, write_data
 
-from repe.accuracies import AccuracyFile
 from repe.data import read_pairs, split_pairs
-from repe.results import Kind
-from repe.vectors import VectorFile
+from repe.results.accuracy_file import AccuracyFile
+from repe.results.result_file import Kind
+from repe.results.vector_file import VectorFile
 
 Script = Callable[..., Ended]
 SCRIPTS = ("collect_vector", "recognize_concept", "consistency_analysis", "transferability_analysis")
@@ -356,11 +356,13 @@ def test_a_split_by_item_has_folders_and_settings_of_its_own(
     table = pd.read_csv(tmp_path / "out/table6_recognition_accuracy.csv")
     assert table.model.unique().tolist() == ["tiny-llama-item"]
     assert (
-        script("repe.check_results", res, "--data-dir", data_dir, "--model", "tiny-llama-item", "--lang", "en").status
+        script("repe.tools.status", res, "--data-dir", data_dir, "--model", "tiny-llama-item", "--lang", "en").status
         == 0
     )
     model = ["--res-dir", res, "--model-label", "tiny-llama", "--split-by", "item", "--concept", "own", "--lang", "en"]
-    ended = script("repe.export", *model, "--model-path", "x", "--format", "safetensors", "--out-dir", tmp_path / "out")
+    ended = script(
+        "repe.tools.export", *model, "--model-path", "x", "--format", "safetensors", "--out-dir", tmp_path / "out"
+    )
     assert ended.status == 0, ended
     assert (tmp_path / "out/tiny-llama-item_own_en.safetensors").exists()
     # Results by pair in the folder of results by item.

@@ -1,8 +1,8 @@
 """Count what one run of stage 1 passes through before its first direction: python tests/trace_calls.py [--names]
 
 Runs collect_vector.py on a pocket model in this process and counts the modules of `repe` and the named code in them
-(functions and class bodies; no lambdas, comprehensions, module bodies or import hooks) that runs from the command line up
-to the first direction.
+(functions and class bodies; no lambdas, comprehensions, module bodies or import hooks) that runs from the command line
+up to the first direction.
 """
 
 import runpy

@@ -18,8 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from repe.accuracies import AccuracyFile
-from repe.vectors import VectorFile
+from repe.results.accuracy_file import AccuracyFile
+from repe.results.vector_file import VectorFile
 from stress.fuzz_data import fuzz_data
 from stress.fuzz_results import fuzz_results
 from stress.hostile import hostile_pickles, hostile_weights

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from repe.accuracies import AccuracyFile
-from repe.results import Kind
-from repe.vectors import VectorFile
+from repe.results.accuracy_file import AccuracyFile
+from repe.results.result_file import Kind
+from repe.results.vector_file import VectorFile
 
 ResultFile = VectorFile | AccuracyFile
 KINDS = tuple(Kind(method, labels) for method in ("cluster_mean", "pca", "random") for labels in (False, True))

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from repe.accuracies import AccuracyFile
 from repe.errors import UserError
-from repe.rep_readers import ClusterMeanRepReader
-from repe.results import Kind
-from repe.vectors import VectorFile
+from repe.results.accuracy_file import AccuracyFile
+from repe.results.result_file import Kind
+from repe.results.vector_file import VectorFile
+from repe.vectors.readers import ClusterMeanRepReader
 from stress.change import Change, changes, damaged, flipped, flipped_member, mutated, places
 from stress.files import KINDS, ResultFile, path_of, pickled_part, put, rezipped, saved
 from stress.fuzz import fuzz

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from conftest import Ended
 
-from repe.accuracies import AccuracyFile
-from repe.rep_readers import ClusterMeanRepReader
-from repe.results import Kind
-from repe.vectors import VectorFile
+from repe.results.accuracy_file import AccuracyFile
+from repe.results.result_file import Kind
+from repe.results.vector_file import VectorFile
+from repe.vectors.readers import ClusterMeanRepReader
 from stress.child import tallied
 from stress.files import KINDS, ResultFile, put, rezipped, saved
 from stress.tally import Tally

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from conftest import Ended
 
-from repe.accuracies import AccuracyFile
 from repe.errors import UserError
-from repe.results import Kind
-from repe.vectors import VectorFile
+from repe.results.accuracy_file import AccuracyFile
+from repe.results.result_file import Kind
+from repe.results.vector_file import VectorFile
 from stress.child import FORK, STEPS, TIMEOUT, limit_files, signal_at_step
 from stress.tally import Tally
 from stress.world import CONCEPTS, LABEL, LANGUAGES, SEED, STAGES, World, litter, results, snapshot

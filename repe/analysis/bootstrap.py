@@ -1,0 +1,100 @@
+"""95 % intervals of accuracies: items are drawn anew, each with its translations in all languages at once.
+
+Test sets of different languages are translations of each other, so that their accuracies vary together; drawing pairs
+of each language by themselves would take 16 translations of an item for 16 items, and give intervals of means and
+differences over languages that are too narrow, or too wide. (Percentile bootstrap over clusters: Davison and Hinkley,
+Bootstrap Methods and their Application, 1997, sections 3.8 and 5.3.)
+"""
+
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from repe.analysis.layer_selection import Selection
+from repe.results.accuracy_file import AccuracyFile
+
+CONFIDENCE = 0.95
+
+# In tables, in the place of a concept or language: the mean over all of them.
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Which items several cells get right; a cell is a source's vectors on a target's test pairs."""
+
+    correct: np.ndarray
+    """float32 (items, cells): 1 where right, 0 where wrong or where the cell's test set has no such item."""
+    present: np.ndarray
+    """float32 (items, cells): 1 where the cell's test set has the item."""
+
+    def accuracies(self, weights: np.ndarray) -> np.ndarray:
+        """Accuracy of each cell, its items weighted.
+
+        Args:
+            weights: float32 (draws, items).
+
+        Returns:
+            float64 (draws, cells); NaN where a draw has none of a cell's items.
+        """
+        right, total = ((weights @ part).astype(np.float64) for part in (self.correct, self.present))
+        return np.divide(right, total, out=np.full_like(right, np.nan), where=total > 0)  # type: ignore[no-any-return]
+
+
+def outcomes(file: AccuracyFile, cells: Sequence[tuple[str, str]], selection: Selection) -> Outcomes:
+    """The outcomes of a concept's cells (source, target), each at its selected layer.
+
+    Raises:
+        UserError: the file does not say which pairs were right.
+    """
+    correct = {cell: file.cell("correct", *cell)[selection.accuracy_layer(file, *cell)] for cell in cells}
+    keys = file.content["test_keys"]
+    places = {key: place for place, key in enumerate(sorted({key for _, target in cells for key in keys[target]}))}
+    rows = {target: [places[key] for key in keys[target]] for _, target in cells}
+    found = Outcomes(*(np.zeros((len(places), len(cells)), dtype=np.float32) for _ in range(2)))
+    for column, cell in enumerate(cells):
+        # Added, not set: two pairs whose keys happen to read alike are one item of two pairs.
+        np.add.at(found.correct, (rows[cell[1]], column), correct[cell])
+        np.add.at(found.present, (rows[cell[1]], column), 1)
+    return found
+
+
+def weights(items: int, draws: int, generator: np.random.Generator) -> np.ndarray:
+    """How often each draw of `items` out of as many, with replacement, has each item: float32 (draws, items)."""
+    drawn = generator.integers(items, size=(draws, items)) + items * np.arange(draws)[:, None]
+    return np.bincount(drawn.ravel(), minlength=draws * items).reshape(draws, items).astype(np.float32)
+
+
+def accuracy_draws(
+    file: AccuracyFile, cells: Sequence[tuple[str, str]], selection: Selection, draws: int, seed: int
+) -> np.ndarray:
+    """Accuracies of a concept's cells (source, target) under draws of its items, float64 (draws, cells).
+
+    The layers stay those that were selected on the whole. Draws depend on the seed and the concept, so that models
+    that were tested on the same items are drawn alike.
+
+    Raises:
+        UserError: the file does not say which pairs were right.
+    """
+    found = outcomes(file, cells, selection)
+    generator = np.random.default_rng([seed, zlib.crc32(file.concept.encode())])
+    return found.accuracies(weights(len(found.present), draws, generator))
+
+
+def bounds(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lower and the upper bound of a 95 % percentile interval.
+
+    Args:
+        draws: (draws, ...); draws that are NaN do not count.
+
+    Returns:
+        Two arrays of the other axes; NaN where no draw counts.
+    """
+    ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    with warnings.catch_warnings(action="ignore"):  # of slices without a number
+        quantile = np.nanquantile if np.isnan(draws).any() else np.quantile
+        low, high = quantile(draws, ends, axis=0)
+    return low, high

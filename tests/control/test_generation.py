@@ -1,0 +1,125 @@
+"""Generation agrees with Transformers' own, one prompt at a time; likelihoods with a plain forward pass."""
+
+import math
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import build, load
+from transformers import AutoModelForCausalLM
+
+from repe.control.generation import Decoding, generate, next_token_log_probs, prompt_batches, reply_losses
+from repe.control.prompts import Prompt
+from repe.errors import UserError
+from repe.models import verification
+
+CAUSAL = ("llama", "qwen2", "bloom", "gpt_neox", "gpt2", "gemma2")
+ROWS = [[1, 5, 9, 70, 33], [1, 40], [1, 7, 19, 90, 8, 12, 6]]
+
+
+load_causal = partial(load, with_head=True)
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_a_batch_gives_what_transformers_gives_each_prompt_alone(family: str, model_folders: dict[str, Path]) -> None:
+    found = generate(load_causal(model_folders[family]), ROWS, Decoding(max_new_tokens=8))
+    lm = AutoModelForCausalLM.from_pretrained(model_folders[family])
+    for row, reply in zip(ROWS, found, strict=True):
+        ids = torch.tensor([row])
+        alone = lm.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
+        expected = alone[0, len(row) :].tolist()
+        assert reply == (expected[: expected.index(2)] if 2 in expected else expected)
+
+
+def test_a_checkpoints_own_decoding_does_not_count(tmp_path: Path) -> None:
+    folder = build(tmp_path / "m", "llama")
+    plain = generate(load_causal(folder), ROWS, Decoding(max_new_tokens=8))
+    lm = AutoModelForCausalLM.from_pretrained(folder)
+    lm.generation_config.update(do_sample=True, temperature=5.0, repetition_penalty=9.0)
+    lm.generation_config.save_pretrained(folder)
+    assert generate(load_causal(folder), ROWS, Decoding(max_new_tokens=8)) == plain
+
+
+def test_a_reply_ends_before_the_token_that_ends_it(tmp_path: Path) -> None:
+    model = load_causal(build(tmp_path / "m", "llama"))
+    whole = generate(model, ROWS, Decoding(max_new_tokens=8))
+    model.lm.generation_config.eos_token_id = [2, whole[0][3]]
+    assert generate(model, ROWS, Decoding(max_new_tokens=8))[0] == whole[0][: whole[0].index(whole[0][3])]
+
+
+def test_sampling_follows_its_seeds_and_leaves_the_processs_alone(model_folders: dict[str, Path]) -> None:
+    model = load_causal(model_folders["llama"])
+    sampled = Decoding(max_new_tokens=8, temperature=2.0)
+    torch.manual_seed(5)
+    first = generate(model, ROWS, sampled, seed=3)
+    after = torch.rand(1)
+    assert first == generate(model, ROWS, sampled, seed=3)
+    assert first != generate(model, ROWS, sampled, seed=4)
+    assert first != generate(model, ROWS, replace(sampled, seed=2), seed=3)
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(1))
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_losses_are_those_of_each_reply_alone(family: str, model_folders: dict[str, Path]) -> None:
+    replies = [[9, 9, 12], [], [50]]
+    found = reply_losses(load_causal(model_folders[family]), ROWS, replies)
+    lm = AutoModelForCausalLM.from_pretrained(model_folders[family]).eval()
+    for row, reply, loss in zip(ROWS, replies, found, strict=True):
+        if not reply:
+            assert loss is None
+            continue
+        ids = torch.tensor([row + reply])
+        with torch.no_grad():
+            expected = lm(ids, labels=torch.tensor([[-100] * len(row) + reply])).loss
+        assert loss == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_log_probabilities_are_those_of_each_prompt_alone(family: str, model_folders: dict[str, Path]) -> None:
+    found = next_token_log_probs(load_causal(model_folders[family]), ROWS)
+    lm = AutoModelForCausalLM.from_pretrained(model_folders[family]).eval()
+    for row, values in zip(ROWS, found, strict=True):
+        with torch.no_grad():
+            expected = lm(torch.tensor([row])).logits[0, -1].log_softmax(dim=-1)
+        torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-4)
+
+
+def prompt(text: str, id: str = "a") -> Prompt:
+    return Prompt(id, "en", text, False)
+
+
+def test_batches_hold_prompts_of_like_length_in_the_template(model_folders: dict[str, Path]) -> None:
+    model = load_causal(model_folders["llama"], template="Q {input}")
+    prompts = [prompt("x" * length, str(length)) for length in (3, 40, 5, 38)]
+    found = prompt_batches(model, prompts, 8, batch_size=2)
+    assert [[one.id for one in batch.prompts] for batch in found] == [["40", "38"], ["5", "3"]]
+    assert found[1].tokens[1] == model.tokenizer("Q xxx")["input_ids"]
+
+
+def test_prompts_that_leave_no_room_for_a_reply_are_refused_by_id(model_folders: dict[str, Path]) -> None:
+    model = load_causal(model_folders["llama"])  # 256 positions
+    assert prompt_batches(model, [prompt("x" * 247)], 8, None)
+    with pytest.raises(UserError, match=r"prompts long \(en, 249 tokens\).*256.*--max-new-tokens"):
+        prompt_batches(model, [prompt("x"), prompt("x" * 248, "long")], 8, None)
+
+
+def test_logits_that_are_not_finite_are_an_error_and_no_reply(model_folders: dict[str, Path]) -> None:
+    model = load_causal(model_folders["llama"])
+    with torch.no_grad():
+        model.lm.lm_head.weight[7] = math.nan
+    with pytest.raises(UserError, match=r"not finite in torch.float32"):
+        generate(model, ROWS, Decoding(max_new_tokens=2))
+
+
+def test_a_model_that_reads_both_ways_or_has_no_head_is_refused(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    verification.check_causal(load_causal(model_folders["bloom"]))
+    with pytest.raises(UserError, match=r"no head to generate with|both directions"):
+        verification.check_causal(load_causal(model_folders["bert"]))
+    lm = AutoModelForCausalLM.from_pretrained(model_folders["llama"])
+    lm.model.save_pretrained(tmp_path / "trunk")
+    load_causal(model_folders["llama"]).tokenizer.save_pretrained(tmp_path / "trunk")
+    with pytest.raises(UserError, match="no head to generate with"):
+        load_causal(tmp_path / "trunk")

@@ -1,0 +1,136 @@
+"""Replies are judged by phrases of sixteen languages, by their language, and by how they repeat themselves."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from conftest import byte_tokenizer
+
+from repe.control.replies import PHRASES, UNKNOWN, Classifier, is_following, is_refusal, language_of, repetition
+from repe.errors import UserError
+from repe.paper import LANGUAGES
+
+LISTS = json.loads(PHRASES.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_each_language_has_phrases_of_both_kinds_that_do_not_hold_each_other(language: str) -> None:
+    refusal, following = LISTS[language]["refusal"], LISTS[language]["following"]
+    assert len(refusal) >= 8
+    assert len(following) >= 6
+    for phrase in refusal:
+        assert is_refusal(f"{phrase} x")
+        assert not is_following(f"{phrase} x")
+    for phrase in following:
+        assert not is_refusal(phrase), phrase
+        assert is_following(f"{phrase} x")
+
+
+@pytest.mark.parametrize(
+    ("reply", "refused", "followed"),
+    [
+        ("I’m sorry, but I can’t help with that.", True, False),
+        ("Sure! Here is a letter to your teacher.", False, True),
+        ("Sure, but I cannot help with that.", True, False),
+        ("The letter is on the table.", False, False),
+        ("对不起，我不能帮助你。", True, False),
+        ("当然可以，首先准备一张纸。", False, True),
+        ("Lo siento, pero no puedo ayudarte con eso.", True, False),
+        ("죄송하지만 그것은 도와드릴 수 없습니다.", True, False),
+        ("", False, False),
+    ],
+)
+def test_replies_as_large_models_write_them(reply: str, refused: bool, followed: bool) -> None:
+    assert (is_refusal(reply), is_following(reply)) == (refused, followed)
+
+
+def test_no_phrase_begins_within_a_word_of_any_script() -> None:
+    for language in ("en", "fi", "ta", "te"):
+        for phrase in LISTS[language]["refusal"]:
+            assert not is_refusal(f"{'நீ' if language == 'ta' else 'నే' if language == 'te' else 'x'}{phrase}"), phrase
+
+
+def test_a_willing_phrase_counts_at_the_beginning_alone() -> None:
+    assert is_following('  "Of course, let us begin.')
+    assert not is_following("That is a matter of course, let us begin.")
+
+
+# Article 1 of the Universal Declaration of Human Rights, or its beginning.
+ARTICLE_1 = {
+    "en": "All human beings are born free and equal in dignity and rights.",
+    "fr": "Tous les êtres humains naissent libres et égaux en dignité et en droits.",
+    "zh": "人人生而自由，在尊严和权利上一律平等。",
+    "es": "Todos los seres humanos nacen libres e iguales en dignidad y derechos.",
+    "pt": "Todos os seres humanos nascem livres e iguais em dignidade e em direitos.",
+    "vi": "Tất cả mọi người sinh ra đều được tự do và bình đẳng về nhân phẩm và quyền lợi.",
+    "ca": "Tots els éssers humans neixen lliures i iguals en dignitat i en drets.",
+    "id": "Semua orang dilahirkan merdeka dan mempunyai martabat dan hak-hak yang sama.",
+    "ja": "すべての人間は、生まれながらにして自由であり、かつ、尊厳と権利とについて平等である。",
+    "ko": "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다.",
+    "fi": "Kaikki ihmiset syntyvät vapaina ja tasavertaisina arvoltaan ja oikeuksiltaan.",
+    "hu": "Minden emberi lény szabadon születik és egyenlő méltósága és joga van.",
+    "ta": "மனிதப் பிறிவியினர் சகலரும் சுதந்திரமாகவே பிறக்கின்றனர்.",
+    "te": "ప్రతిపత్తిస్వత్వముల విషయమున మానవులెల్లరును జన్మతః స్వతంత్రులును సమానులును నగుదురు.",
+    "sw": "Watu wote wamezaliwa huru, hadhi na haki zao ni sawa.",
+    "ny": "Anthu onse amabadwa aufulu ndiponso ofanana mu ulemu ndi ufulu wawo.",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_all_sixteen_languages_are_told(language: str) -> None:
+    assert language_of(ARTICLE_1[language]) == language
+
+
+def test_short_mixed_and_odd_replies_have_no_known_language() -> None:
+    assert language_of("Sure.") == UNKNOWN
+    assert language_of("✓✗✓✗✓✗✓✗✓✗✓✗✓✗") == UNKNOWN
+    assert language_of("\x00\x01 " * 20) == UNKNOWN
+    assert language_of("") == UNKNOWN
+
+
+def test_repetition_is_the_share_of_runs_seen_before() -> None:
+    assert repetition([1, 2, 3]) == 0
+    assert repetition([1, 2, 3, 4, 5, 6]) == 0
+    assert repetition([7] * 13) == pytest.approx(0.9)
+    assert repetition([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)
+
+
+def classifier(folder: Path, labels: list[str]) -> Path:
+    """One that answers the second label wherever the last byte is 'x'."""
+    config = transformers.LlamaConfig(
+        vocab_size=259,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        pad_token_id=0,
+        id2label=dict(enumerate(labels)),
+        label2id={label: place for place, label in enumerate(labels)},
+    )
+    model = transformers.LlamaForSequenceClassification(config)
+    with torch.no_grad():
+        for parameter in model.model.layers.parameters():
+            parameter.zero_()
+        model.model.embed_tokens.weight[:] = 1.0
+        tokenizer = byte_tokenizer(padding_side="right")
+        model.model.embed_tokens.weight[tokenizer("x")["input_ids"][-1]] = -1.0
+        model.score.weight[0], model.score.weight[1] = 1.0, -1.0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_classifier_judges_by_its_label_for_refusals(tmp_path: Path) -> None:
+    judge = Classifier(str(classifier(tmp_path / "c", ["NORMAL", "REJECTION"])), "cpu")
+    assert judge.are_refusals(["ax", "xa", "bbbx", "b"], batch_size=3) == [True, False, True, False]
+    assert judge.are_refusals([]) == []
+
+
+def test_a_classifier_without_such_a_label_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="labels good, bad: one of them has to be for refusals"):
+        Classifier(str(classifier(tmp_path / "c", ["good", "bad"])), "cpu")
+    (tmp_path / "c" / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"--classifier .* no readable text classifier"):
+        Classifier(str(tmp_path / "c"), "cpu")

@@ -1,0 +1,160 @@
+"""The table of results names what is missing, stale or damaged, and what mends it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Ended, write_data
+
+Script = Callable[..., Ended]
+
+
+@pytest.fixture
+def options(tmp_path: Path, data_dir: Path, model_folders: dict[str, Path]) -> list[object]:
+    return ["--model-path", model_folders["llama"], "--data-dir", data_dir, "--res-dir", tmp_path / "res"]
+
+
+@pytest.fixture
+def results(script: Script, options: list[object], tmp_path: Path) -> Path:
+    """Two concepts in two languages."""
+    for stage in ("collect_vector", "recognize_concept"):
+        assert script(stage, *options, "--concept", "morality", "toxicity", "--lang", "en", "fr").status == 0
+    return tmp_path / "res"
+
+
+@pytest.fixture
+def check(script: Script, tmp_path: Path) -> Callable[..., Ended]:
+    return lambda *arguments: script("repe.tools.status", tmp_path / "res", "--data-dir", tmp_path / "data", *arguments)
+
+
+def cells(ended: Ended, concept: str, kind: str = "cluster_mean") -> list[str]:
+    """The row of a concept and kind: what is said of vectors and of accuracies."""
+    columns = ["vectors", "accuracies"]
+    header, *lines = ended.out.splitlines()
+    starts = [header.index(column) for column in columns]
+    (line,) = [line for line in lines if line.split()[1:3] == [concept, kind]]
+    return [line[starts[0] : starts[1]].strip(), line[starts[1] :].strip()]
+
+
+def test_complete_results(check: Callable[..., Ended], results: Path) -> None:
+    ended = check()
+    assert ended.status == 0
+    assert cells(ended, "morality") == cells(ended, "toxicity") == ["all 2", "all 2"]
+    assert ended.out.splitlines()[-1] == "all 4 result files are complete and fresh"
+
+
+def test_languages_that_are_asked_for_and_missing(check: Callable[..., Ended], results: Path) -> None:
+    ended = check("--lang", "en", "fr", "zh", "--concept", "morality", "fairness")
+    assert ended.status == 2
+    assert cells(ended, "morality") == ["2 of 3: no zh", "2 of 3: no zh"]
+    assert cells(ended, "fairness") == ["none", "none"]
+    assert "of 4 result files 4 missing (run collect_vector.py, then recognize_concept.py" in ended.err
+
+
+def test_a_language_of_one_file_is_needed_in_all(
+    check: Callable[..., Ended], results: Path, script: Script, options: list[object]
+) -> None:
+    script("collect_vector", *options, "--concept", "morality", "--lang", "zh")
+    ended = check()
+    assert cells(ended, "morality") == ["all 3", "2 of 3: no zh"]
+    assert cells(ended, "toxicity") == ["2 of 3: no zh", "2 of 3: no zh"]
+    script("recognize_concept", *options, "--concept", "morality", "--lang", "zh")
+    assert cells(check(), "morality") == ["all 3", "0 of 3: no en->zh fr->zh zh->en zh->fr"]
+
+
+def test_other_data_and_other_vectors_are_stale(
+    check: Callable[..., Ended], results: Path, script: Script, options: list[object], tmp_path: Path
+) -> None:
+    write_data(tmp_path / "data", "morality", "fr", pairs=33)
+    ended = check()
+    assert ended.status == 2
+    assert cells(ended, "morality") == ["all 2; stale: fr", "all 2; stale: fr"]
+    assert cells(ended, "toxicity") == ["all 2", "all 2"]
+    assert "2 stale (run collect_vector.py, then recognize_concept.py with --overwrite" in ended.err
+    redo = [*options, "--concept", "morality", "--lang", "en", "fr", "--overwrite"]
+    script("collect_vector", *redo)
+    assert cells(check(), "morality") == ["all 2", "all 2; stale: fr"]
+    script("recognize_concept", *redo)
+    assert check().status == 0
+
+
+def test_accuracies_of_other_settings_are_stale(check: Callable[..., Ended], results: Path) -> None:
+    path = results / "tiny-llama/morality/acc.pt"
+    content = torch.load(path, weights_only=True)
+    content["meta"]["template"] = "Q: {input}"
+    torch.save(content, path)
+    ended = check()
+    assert ended.status == 2
+    assert cells(ended, "morality") == ["all 2", "stale: other template than the vectors"]
+
+
+class Hostile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["reader_dict.pt", "acc.pk"])
+def test_damaged_and_hostile_files_are_named_and_stop_nothing(
+    name: str, check: Callable[..., Ended], results: Path, tmp_path: Path
+) -> None:
+    path = results / "tiny-llama/morality" / name
+    place = 0 if name.startswith("reader") else 1
+    for number, content in enumerate((b"", b"PK\x03\x04", Hostile(tmp_path / "ran"))):
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            torch.save({"en": content}, path)
+        ended = check("--concept", "morality", "toxicity", "--lang", "en", "fr")
+        assert ended.status == 2, number
+        assert cells(ended, "morality")[place].startswith("damaged: ")
+        assert cells(ended, "toxicity") == ["all 2", "all 2"]
+        assert f"damaged: {path} is " in ended.out
+        assert "1 damaged (delete the file and run " in ended.err
+    assert not (tmp_path / "ran").exists()
+
+
+def test_every_kind_has_a_row(
+    check: Callable[..., Ended], results: Path, script: Script, options: list[object]
+) -> None:
+    script("collect_vector", *options, "--concept", "morality", "--lang", "en", "fr", "--direction-method", "pca")
+    ended = check()
+    assert cells(ended, "morality", "pca") == ["all 2", "none"]
+    assert cells(ended, "morality") == ["all 2", "all 2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "llama2-chat-7B"], "no results in .*llama2-chat-7B \\(there are: tiny-llama\\)"),
+        (["--concept", "../x"], "'../x' is no plain name"),
+    ],
+)
+def test_names_that_are_not_there(
+    arguments: list[str], message: str, check: Callable[..., Ended], results: Path
+) -> None:
+    import re
+
+    ended = check(*arguments)
+    assert ended.status == 2
+    assert re.search(message, ended.err)
+
+
+def test_a_folder_without_results(check: Callable[..., Ended], tmp_path: Path) -> None:
+    ended = check()
+    assert ended.status == 2
+    assert "no results in" in ended.err
+    assert "collect_vector.py" in ended.err
+
+
+def test_a_download_should_have_every_concept_and_language(script: Script, golden: Path) -> None:
+    ended = script("repe.tools.status", golden / "released_run/res", "--model", "bloomz-560M")
+    assert ended.status == 2
+    for concept in ("morality", "deontology", "truthfulness", "toxicity"):
+        assert cells(ended, concept) == ["all 16", "all 16"]
+    for concept in ("utilitarianism", "fairness", "harmfulness"):
+        assert cells(ended, concept) == ["none", "none"]
+    assert "of 14 result files 6 missing" in ended.err
