@@ -1,4 +1,4 @@
-"""The result files of the models that an analysis compares, and where it writes."""
+"""The result files of the models that an analysis compares, and the folder that it writes to."""
 
 import argparse
 from collections.abc import Mapping
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
 
-from repe.errors import UserError
+from repe.errors import UserError, first_of
 from repe.paper import CONCEPTS, FAMILIES, LANGUAGES, Family, in_paper_order, seven_billion
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import File, Kind, ResultFile
-from repe.runs import chosen as selection
 from repe.runs import processes
+from repe.runs.arguments import kind, named_model, results_folder
 
 
 @dataclass(frozen=True)
@@ -22,18 +22,17 @@ class Compared(Generic[File]):
     """By results folder and concept, in the order given."""
     languages: list[str]
     family: Family | None = None
-    """Of all models, where the user names one."""
+    """Family of all models, if the user names one."""
 
     @property
     def families(self) -> dict[str, Family]:
-        """The family of each model: the one named, else what its files say."""
-        return {
-            model: self.family or next(iter(by_concept.values())).family() for model, by_concept in self.files.items()
-        }
+        """The family of each model: the one that the user names, else the one in its files."""
+        first = {model: next(iter(by_concept.values())) for model, by_concept in self.files.items()}
+        return {model: self.family or file.family() for model, file in first.items()}
 
     @property
     def panels(self) -> dict[str, dict[str, Family]]:
-        """Models of the heat maps: `7b` for the paper's three of about seven billion parameters if there, and `all`."""
+        """Models of the heat maps: `all`, and `7b` if the paper's three models of about 7B parameters are among them."""
         families = self.families
         seven = {model: families[model] for model in seven_billion(families)}
         return ({"7b": seven} if seven else {}) | {"all": families}
@@ -42,14 +41,14 @@ class Compared(Generic[File]):
         """The languages of a model's cross-lingual figures, in their order.
 
         Raises:
-            UserError: the family leaves all chosen languages out.
+            UserError: the figures of the model's family leave all chosen languages out.
         """
         family = self.families[model]
         languages = family.order(self.languages)
         if not languages:
             raise UserError(
-                f"the {family.label} family's figures leave {' '.join(self.languages)} out, and no other language is "
-                f"chosen for {model}: add to --lang"
+                f"the figures of the {family.label} family leave out {' '.join(self.languages)}, and {model} has no "
+                "other language: add one with --lang"
             )
         return languages
 
@@ -59,21 +58,20 @@ def open_models(args: argparse.Namespace, file_type: type[File], same_language: 
 
     Args:
         file_type: of vectors or of accuracies.
-        same_language: the analysis needs each language with itself alone, not every pair of them.
+        same_language: the analysis needs each language's own vectors only, not every pair of languages.
 
     Raises:
-        UserError: a model, concept or language has no results; says which stage makes them.
+        UserError: a model, concept or language has no results.
     """
-    processes.alone("the comparison of models")
-    names = args.cross_model or [selection.model(args).label]
-    folders = [selection.results_folder(args, name).name for name in names]
+    processes.require_single("the comparison of models")
+    folders = [results_folder(args, name).name for name in args.cross_model or [named_model(args)[0]]]
     for folder in folders:
         if not (args.res_dir / folder).is_dir():
-            there = " ".join(sorted(path.name for path in args.res_dir.glob("*") if any(path.glob("*/*.p[tk]"))))
-            raise UserError(f"no results in {args.res_dir / folder} (there are: {there or 'none'}): {_how(file_type)}")
-    concepts = list(dict.fromkeys(args.concept)) if args.concept else _common_concepts(args, folders, file_type)
+            found = " ".join(sorted(path.name for path in args.res_dir.glob("*") if any(path.glob("*/*.p[tk]"))))
+            raise UserError(f"no results in {args.res_dir / folder} (found: {found or 'none'}): {_how(file_type)}")
+    concepts = args.concept or _common_concepts(args, folders, file_type)
     files = {
-        folder: {concept: file_type(args.res_dir, folder, concept, selection.kind(args)) for concept in concepts}
+        folder: {concept: file_type(args.res_dir, folder, concept, kind(args)) for concept in concepts}
         for folder in folders
     }
     all_files = [file for by_concept in files.values() for file in by_concept.values()]
@@ -82,24 +80,23 @@ def open_models(args: argparse.Namespace, file_type: type[File], same_language: 
 
 
 def random_files(args: argparse.Namespace, compared: Compared[AccuracyFile]) -> dict[str, dict[str, AccuracyFile]]:
-    """The accuracies of vectors of shuffled labels, beside those that are compared, by results folder and concept.
+    """Accuracies of vectors of shuffled labels, by results folder and concept.
 
     Raises:
-        UserError: there are none of a language; says which commands make them.
+        UserError: a language has none.
     """
     if args.random_direction:
         raise UserError("--permutations compares with --random-direction: leave out one of the two")
-    kind = Kind(args.direction_method, random_direction=True)
+    shuffled = Kind(args.direction_method, random_direction=True)
     found = {
-        model: {concept: AccuracyFile(args.res_dir, model, concept, kind) for concept in by_concept}
+        model: {concept: AccuracyFile(args.res_dir, model, concept, shuffled) for concept in by_concept}
         for model, by_concept in compared.files.items()
     }
     for file in (file for by_concept in found.values() for file in by_concept.values()):
         if lacking := file.lacking(compared.languages, same_language=True):
             raise UserError(
-                f"--permutations compares with vectors of shuffled labels, and {file.path} has no results for "
-                f"{' '.join(lacking)}: run collect_vector.py --random-direction, then recognize_concept.py "
-                "--random-direction, with the options that made the others"
+                f"--permutations compares with vectors of shuffled labels, but {file.path} has no results for "
+                f"{' '.join(lacking)}: run collect_vector.py and recognize_concept.py with --random-direction first"
             )
     return found
 
@@ -109,37 +106,33 @@ def _how(file_type: type[ResultFile]) -> str:
 
 
 def _common_concepts(args: argparse.Namespace, folders: list[str], file_type: type[ResultFile]) -> list[str]:
-    name = selection.kind(args).file_name(file_type.stem)
+    name = kind(args).file_name(file_type.stem)
     found = [
         {path.parent.name for path in (args.res_dir / folder).glob(f"*/{Path(name).stem}.p[tk]")} for folder in folders
     ]
     common = in_paper_order(set.intersection(*found), CONCEPTS)
     if not common:
-        raise UserError(f"no concept has {name} in every one of {' '.join(folders)}: {_how(file_type)}")
+        raise UserError(f"no concept has {name} in all of {' '.join(folders)}: {_how(file_type)}")
     return common
 
 
 def _common_languages(asked: list[str] | None, files: list[Any], same_language: bool) -> list[str]:
-    """The languages asked for, else those that every file has; what an analysis needs of them is there."""
-    languages = list(
-        dict.fromkeys(asked or in_paper_order(set.intersection(*(set(f.languages) for f in files)), LANGUAGES))
-    )
+    """The languages asked for, else those that every file has; each file has what the analysis needs of them."""
+    languages = asked or in_paper_order(set.intersection(*(set(file.languages) for file in files)), LANGUAGES)
     if not languages:
-        without = next((file for file in files if not file.languages), None)
-        which = f"{without.path} has no results" if without else f"no language is in every {files[0].path.name} chosen"
+        empty = next((file for file in files if not file.languages), None)
+        which = f"{empty.path} has no results" if empty else f"no language is in every {files[0].path.name}"
         raise UserError(f"{which}: {_how(type(files[0]))}")
     for file in files:
-        lacking = file.lacking(languages, same_language)
-        if lacking:
-            more = f" and {len(lacking) - 8} more" if len(lacking) > 8 else ""
-            raise UserError(f"{file.path} has no results for {' '.join(lacking[:8])}{more}: {_how(type(file))}")
+        if lacking := file.lacking(languages, same_language):
+            raise UserError(f"{file.path} has no results for {first_of(lacking, 8, ' ')}: {_how(type(file))}")
     return languages
 
 
 def out_dir(args: argparse.Namespace) -> Path:
-    """Where figures and tables go: `--out-dir`, else beside the results of what is analysed."""
+    """Folder of figures and tables: `--out-dir`, else next to the results of the models."""
     if args.out_dir:
         return Path(args.out_dir)
     if args.cross_model:
         return Path(args.res_dir) / "cross_model"
-    return selection.results_folder(args, selection.model(args).label)
+    return results_folder(args, named_model(args)[0])
