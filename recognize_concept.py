@@ -18,14 +18,21 @@ import argparse
 from repe.runs import arguments as options
 
 FIGURE = "figure2_recognition_accuracy"
-ONLY_COMPARING = (options.COMPARISON, options.BOOTSTRAP, options.permutations(""))
-ONLY_RUNNING = (options.DATA, options.MODEL, options.RUNNING, options.CACHE, options.OVERWRITE, options.VALIDATION)
+# Options that have an effect without --cross-model only, and with it only.
+RUNNING = (options.DATA, options.MODEL, options.RUNNING, options.CACHE, options.OVERWRITE, options.VALIDATION)
+COMPARING = (
+    options.COMPARISON,
+    options.BOOTSTRAP,
+    options.permutations("test of each accuracy against vectors of shuffled labels (--random-direction)"),
+)
 
 
 def main(args: argparse.Namespace) -> None:
     if args.cross_model:
+        options.refuse(args, RUNNING, "with --cross-model", except_for=["--model-family"])
         compare(args)
     else:
+        options.refuse(args, COMPARING, "without --cross-model")
         recognize(args)
 
 
@@ -39,10 +46,53 @@ def recognize(args: argparse.Namespace) -> None:
         validating = {} if args.no_validation else {s: v.validation for s, v in task.sources.items() if v.validation}
         held_out = task.train[fitted_on(len(task.train)) :] if validating else []
         states = pair_states(task.model, [*task.test, *held_out])
-        # A pair is right where the positive text has the larger projection: (sources, layers, pairs).
+        # A pair is right where the positive text has the larger projection on the source language's vector.
         correct = correct_pairs(task.sources, states[:, : len(task.test)])
-        validation = correct_pairs(validating, states[:, len(task.test) :]) if held_out else None
-        keys = [pair.key for pair in task.test]
-        task.file.save(
-            task.language, [*task.sources], keys, correct, [*validating], validation, task.meta, args.overwrite
-        )
+        validation = correct_pairs(validating, states[:, len(task.test) :]) if held_out else {}
+        task.file.save(task.language, task.test, correct, validation, task.meta, args.overwrite)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Figure 2 and Table 6: accuracy in each language with its own vectors."""
+    from repe.analysis import accuracy_table
+    from repe.analysis.layer_selection import selections, side_by_side
+    from repe.plots import figures, tables
+    from repe.plots.style import save
+    from repe.results.accuracy_file import AccuracyFile
+    from repe.runs import comparison
+
+    compared = comparison.open_models(args, AccuracyFile, same_language=True)
+    random_files = comparison.random_files(args, compared) if args.permutations else {}
+    out_dir, files, languages = comparison.out_dir(args), compared.files, compared.languages
+    found, intervals = {}, {}
+    for selection in selections(args.layer_select):
+        accuracy = accuracy_table.same_language_table(files, languages, selection)
+        if args.bootstrap:
+            intervals[selection] = accuracy_table.interval_table(files, languages, selection, args.bootstrap, args.seed)
+            accuracy = accuracy_table.with_intervals(accuracy, intervals[selection])
+        if args.permutations:
+            accuracy = accuracy_table.with_p_values(
+                accuracy, files, random_files, selection, args.permutations, args.seed
+            )
+        found[selection] = accuracy
+
+    written = tables.write_table6(found, out_dir)
+    if intervals:
+        written += tables.write_csv(side_by_side(intervals), out_dir, "recognition_intervals")
+    for selection, accuracy in found.items():
+        averaged = intervals[selection] if intervals else accuracy_table.with_averages(accuracy)
+        figure = figures.recognition_bars(accuracy_table.of_figure2(averaged), compared.families)
+        written += save(figure, out_dir, f"{FIGURE}{selection.suffix}")
+    options.print_written(written)
+
+
+def parser() -> options.Parser:
+    return options.Parser(__doc__, options.SUBJECT, options.METHOD, options.SEED, options.RESULTS, *RUNNING, *COMPARING)
+
+
+def start() -> None:
+    options.run(main, parser())
+
+
+if __name__ == "__main__":
+    start()

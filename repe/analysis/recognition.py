@@ -29,14 +29,12 @@ def recognize(
     Raises:
         UserError: the vectors do not fit the model, or what `Model.states` raises.
     """
-    rows = []
-    for target, pairs in tests.items():
-        accuracy = correct_pairs(vectors, pair_states(model, pairs)).mean(axis=-1)
-        rows += [
-            (source, target, layer, value)
-            for source, by_layer in zip(vectors, accuracy, strict=True)
-            for layer, value in enumerate(by_layer, start=1)
-        ]
+    rows = [
+        (source, target, layer, float(accuracy))
+        for target, pairs in tests.items()
+        for source, correct in correct_pairs(vectors, pair_states(model, pairs)).items()
+        for layer, accuracy in enumerate(correct.mean(axis=-1), start=1)
+    ]
     return pd.DataFrame(rows, columns=["source", "target", "layer", "accuracy"])
 
 
@@ -45,7 +43,7 @@ def pair_states(model: Model | CachedStates, pairs: Pairs) -> torch.Tensor:
     return model.states(texts_of(as_pairs(pairs))).unflatten(1, (-1, 2))
 
 
-def correct_pairs(vectors: Mapping[str, ConceptVectors], states: torch.Tensor) -> np.ndarray:
+def correct_pairs(vectors: Mapping[str, ConceptVectors], states: torch.Tensor) -> dict[str, np.ndarray]:
     """Which pairs each source's vectors get right.
 
     A pair is right when the positive text's projection is at least as large as the negative one's. As in the released
@@ -56,19 +54,21 @@ def correct_pairs(vectors: Mapping[str, ConceptVectors], states: torch.Tensor) -
         states: (layers, pairs, 2, hidden), the positive text of each pair first.
 
     Returns:
-        bool (sources, layers, pairs).
+        bool (layers, pairs) by source language.
 
     Raises:
         UserError: vectors have another number of layers or another width than the states.
     """
     for source, one in vectors.items():
         one.check_fit(source, len(states), states.shape[-1])
+    if not vectors:
+        return {}
     directions = torch.stack([_direction(one) for one in vectors.values()]).to(states.device)
     units = directions / directions.norm(dim=-1, keepdim=True)  # (sources, layers, hidden)
     # The difference first: one product instead of two, and no rounding of two large numbers that differ little.
     margins = [(state[:, 0].float() - state[:, 1].float()) @ units[:, layer].T for layer, state in enumerate(states)]
-    correct: np.ndarray = (torch.stack(margins) >= 0).permute(2, 0, 1).cpu().numpy()
-    return correct
+    correct = (torch.stack(margins) >= 0).permute(2, 0, 1).cpu().numpy()
+    return dict(zip(vectors, correct, strict=True))
 
 
 def _direction(vectors: ConceptVectors) -> torch.Tensor:

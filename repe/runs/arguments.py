@@ -27,11 +27,14 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
+Group = Mapping[str, Mapping[str, Any]]
+"""Options by the title of their group, each with its settings for `add_argument`."""
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, and which takes `--strength -1,0,1` without an equals sign."""
 
-    def __init__(self, doc: str | None, *groups: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, doc: str | None, *groups: Group) -> None:
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
         self._negative_number_matcher = re.compile(r"^-[\d.][\d.,eE+-]*$")
         for group in groups:
@@ -44,22 +47,6 @@ class Parser(argparse.ArgumentParser):
         """One line instead of the whole usage."""
         self.exit(2, f"error: {message} (see {self.prog} --help)\n" if processes.is_main() else None)
 
-    def refuse(self, args: argparse.Namespace, groups: Sequence[Mapping[str, Mapping[str, Any]]], reason: str) -> None:
-        """Refuse options that would have no effect.
-
-        Args:
-            args: the parsed command line.
-            groups: of the options.
-            reason: for the message, such as `with --cross-model`.
-
-        Raises:
-            UserError: one of the options was given.
-        """
-        for name in [name for group in groups for options in group.values() for name in options]:
-            destination = name.removeprefix("--").replace("-", "_")
-            if getattr(args, destination) != self.get_default(destination):
-                raise UserError(f"{name} has no effect {reason}: leave it out")
-
 
 class _Names(argparse.Action):
     """A list of names, separated by spaces or commas, without repeats."""
@@ -69,6 +56,24 @@ class _Names(argparse.Action):
         if not names:
             parser.error(f"argument {option_string}: give at least one name")
         setattr(namespace, self.dest, list(dict.fromkeys(names)))
+
+
+def refuse(args: argparse.Namespace, groups: Sequence[Group], when: str, except_for: Sequence[str] = ()) -> None:
+    """Refuse options that would have no effect.
+
+    Args:
+        args: the parsed command line.
+        groups: of the options.
+        when: for the message, such as `with --cross-model`.
+        except_for: options of these groups that do have an effect.
+
+    Raises:
+        UserError: one of the options was given another value than its default.
+    """
+    for name, settings in [item for group in groups for options in group.values() for item in options.items()]:
+        default = settings.get("default", False if settings.get("action") == "store_true" else None)
+        if name not in except_for and getattr(args, name.removeprefix("--").replace("-", "_")) != default:
+            raise UserError(f"{name} has no effect {when}: leave it out")
 
 
 NAMES: dict[str, Any] = {"nargs": "+", "action": _Names}

@@ -32,7 +32,7 @@ class Compared(Generic[File]):
 
     @property
     def panels(self) -> dict[str, dict[str, Family]]:
-        """Models of the heat maps: `all`, and `7b` if the paper's three models of about 7B parameters are among them."""
+        """Models of the heat maps: `all`, and `7b` if the paper's three models of about 7B parameters are there."""
         families = self.families
         seven = {model: families[model] for model in seven_billion(families)}
         return ({"7b": seven} if seven else {}) | {"all": families}

@@ -149,12 +149,12 @@ def _plan(args: argparse.Namespace, source: ModelSource, file_type: type[ResultF
     vector_files = {} if file_type is VectorFile else result_files(args, source.label, wanted, VectorFile)
     for concept, vector_file in vector_files.items():
         vector_file.of(wanted[concept])
-    missing = {
-        name: languages if args.overwrite else files[name].missing(languages) for name, languages in wanted.items()
-    }
-    plan = _Plan(
-        files, wanted, [(name, one) for name, languages in missing.items() for one in languages], {}, {}, {}, {}
-    )
+    pending = [
+        (concept, language)
+        for concept, languages in wanted.items()
+        for language in (languages if args.overwrite else files[concept].missing(languages))
+    ]
+    plan = _Plan(files, wanted, pending, {}, {}, {}, {})
     _read_data(args, plan)
     # A model that is not on this machine is not downloaded only to check what is done already.
     if plan.pending or source.is_local:

@@ -1,7 +1,7 @@
 """Hidden states of each text's last token, from which the paper's concept vectors are made (Section 3.1).
 
-State l of a text, l in 1..N, is the output of block l for the text's last token; state N is taken after the model's final
-norm. This equals Transformers' `hidden_states[l]`; the embeddings, `hidden_states[0]`, are not used.
+State l of a text, l in 1..N, is the output of block l for the text's last token; state N is taken after the model's
+final norm. This equals Transformers' `hidden_states[l]`; the embeddings, `hidden_states[0]`, are not used.
 """
 
 from __future__ import annotations
