@@ -37,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("control")
     build(folder / "tiny", "llama")
     for language in ("en", "zh", "fr"):
-        write_data(folder / "data", "harmfulness", language, told_by=("helps", "hurts"))
+        write_data(folder / "data", "harmfulness", language, last_words=("helps", "hurts"))
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, PROMPTS)) + "\n", encoding="utf-8")
     return folder
 
