@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from repe.constants import DRAWS, METHODS, PERMUTATIONS
 from repe.errors import UserError
@@ -21,9 +21,6 @@ from repe.models.registry import AUTO, DEFAULT_NAME, DEFAULT_SIZE, Entry
 from repe.models.registry import entry as registry_entry
 from repe.paper import FAMILIES, TRAIN_SHARE, family_by_name
 from repe.runs import processes
-
-if TYPE_CHECKING:
-    from repe.results.result_file import Kind
 
 INTERRUPTED = 130
 
@@ -259,13 +256,6 @@ def named_model(args: argparse.Namespace) -> tuple[str, Entry]:
         label = args.model_label or row.label
         row = replace(row, hub_id=args.model_path or row.hub_id)
     return plain_name(label, "--model-label"), replace(row, family=args.model_family or row.family)
-
-
-def kind(args: argparse.Namespace) -> "Kind":
-    """The kind of result files that the options ask for."""
-    from repe.results.result_file import Kind  # imports PyTorch
-
-    return Kind(args.direction_method, args.random_direction)
 
 
 def results_folder(args: argparse.Namespace, label: str) -> Path:

@@ -22,10 +22,10 @@ from repe.files import writable_folder
 from repe.models.model import Model
 from repe.models.registry import check_template
 from repe.models.source import ModelSource
-from repe.results.result_file import File, ResultFile
+from repe.results.result_file import File, Kind, ResultFile
 from repe.results.vector_file import VectorFile
 from repe.runs import processes
-from repe.runs.arguments import kind, named_model, results_folder
+from repe.runs.arguments import named_model, results_folder
 from repe.vectors.concept_vectors import ConceptVectors
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ def result_files(
     args: argparse.Namespace, label: str, concepts: Iterable[str], file_type: type[File]
 ) -> dict[str, File]:
     """The model's result files by concept, existing or not."""
-    folder = results_folder(args, label).name
-    return {concept: file_type(args.res_dir, folder, concept, kind(args)) for concept in concepts}
+    folder, kind = results_folder(args, label).name, Kind(args.direction_method, args.random_direction)
+    return {concept: file_type(args.res_dir, folder, concept, kind) for concept in concepts}
 
 
 def concepts_and_languages(args: argparse.Namespace) -> dict[str, list[str]]:

@@ -36,8 +36,8 @@ CUDA_TOKENS = (2048, 65536)
 def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None = None) -> torch.Tensor:
     """Run `texts` through the trunk and keep the state of each one's last token in every layer.
 
-    Texts of similar length share a batch. They are padded on the right: a causal model then needs neither shifted
-    positions nor a mask for the tokens that count, and an encoder has its mask.
+    Texts are padded on the right: a causal model then needs neither shifted positions nor a mask for the tokens that
+    count, and an encoder has its mask.
 
     Args:
         model: trunk, tokenizer and template.
