@@ -87,18 +87,12 @@ def prepare(args: argparse.Namespace, chosen: "ChosenModel") -> "list[ControlExp
 
 
 def steer_and_generate(args: argparse.Namespace, chosen: "ChosenModel", experiments: "list[ControlExperiment]") -> None:
-    from repe.results.vector_file import check_fit
-
-    if args.overwrite:
-        for experiment in experiments:
-            experiment.file.clear()
-    if not any(experiment.pending() for experiment in experiments):
+    if not args.overwrite and not any(experiment.pending() for experiment in experiments):
         print("nothing to generate: all replies exist (use --overwrite to generate them again)")
         return
     model = chosen.load(with_head=True)
     for experiment in experiments:
-        check_fit(experiment.vectors, model.layers, model.hidden_size)
-        experiment.run(model, args.batch_size)
+        experiment.run(model, args.batch_size, args.overwrite)
 
 
 def measure_and_draw(args: argparse.Namespace, chosen: "ChosenModel", experiments: "list[ControlExperiment]") -> None:
