@@ -266,9 +266,11 @@ class Activation:
         if key not in self.cached:
             own = self.activation.to(states)
             if own.shape[-1] != hidden:
-                raise ValueError(f"activation has width {own.shape[-1]}, but the states have width {hidden}")
+                raise ValueError(f"activation has width {own.shape[-1]} for states of width {hidden}: must be equal")
             if rows % len(own):
-                raise ValueError(f"activation has {len(own)} rows, but the batch has {rows} rows")
+                raise ValueError(
+                    f"activation has {len(own)} rows for a batch of {rows}: give one row, or one per prompt"
+                )
             if len(own) > 1:
                 # Beam search repeats each row of the batch.
                 own = own.repeat_interleave(rows // len(own), dim=0)
