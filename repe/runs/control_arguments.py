@@ -10,10 +10,16 @@ from repe.runs.arguments import _count
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of control to the shared ones."""
-    add = parser.add_argument_group("control").add_argument
+    add = parser.add_argument_group("languages and prompts").add_argument
     add("--source-lang", nargs="+", required=True, metavar="LANG", help="languages whose vectors are used to steer")
     add("--target-lang", nargs="+", metavar="LANG", help="languages of the prompts (default: --lang, else all)")
     add("--prompts", type=Path, required=True, metavar="FILE", help="JSON lines with id, lang, prompt, harmful")
+    _add_steering(parser.add_argument_group("steering"))
+    _add_replies(parser.add_argument_group("replies"))
+
+
+def _add_steering(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--layers",
         default="0.3:0.6",
@@ -54,6 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="adjust the strength in each language until the distribution of the next token changes (KL divergence) as "
         "much as with the first source's vector in its own language",
     )
+
+
+def _add_replies(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--max-new-tokens", type=_count, default=64, metavar="N", help="maximum number of new tokens (default: 64)")
     add("--temperature", type=_temperature, default=0.0, metavar="T", help="sampling temperature (default: 0, greedy)")
     add("--top-p", type=_share, default=1.0, metavar="P", help="nucleus sampling, with a temperature (default: 1)")
