@@ -20,12 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_steering(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add(
-        "--layers",
-        default="0.3:0.6",
-        metavar="L",
-        help="layer numbers, e.g. 18,19,20, or relative depths (default: 0.3:0.6)",
-    )
+    add("--layers", default="0.3:0.6", metavar="L", help="e.g. 18,19,20, or relative depths (default: 0.3:0.6)")
     add(
         "--strength",
         type=_numbers,
