@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from repe.constants import BASELINES, DRAWS, METHODS, OPERATORS, PERMUTATIONS, SCOPES
+from repe.constants import DRAWS, METHODS, PERMUTATIONS
 from repe.errors import UserError
 from repe.models.registry import DEFAULT_NAME, DEFAULT_SIZE
 from repe.paper import FAMILIES, TRAIN_SHARE
@@ -155,74 +155,6 @@ def add_collection(parser: Parser) -> Parser:
     return parser
 
 
-def add_control(parser: argparse.ArgumentParser) -> None:
-    """Add the options of control to those that all scripts share."""
-    group = parser.add_argument_group("control")
-    group.add_argument("--source-lang", nargs="+", required=True, metavar="LANG", help="whose vectors steer")
-    group.add_argument(
-        "--target-lang", nargs="+", metavar="LANG", help="of the prompts (default: --lang, else all the file has)"
-    )
-    group.add_argument(
-        "--prompts", type=Path, required=True, metavar="FILE", help="JSON lines with id, lang, prompt, harmful"
-    )
-    group.add_argument(
-        "--layers", default="0.3:0.6", metavar="L", help="numbers 18,19,20 or relative depths (default: 0.3:0.6)"
-    )
-    group.add_argument(
-        "--strength",
-        type=_numbers,
-        default="-1,-0.5,0,0.5,1",
-        metavar="S,...",
-        help="default: --strength=-1,-0.5,0,0.5,1",
-    )
-    group.add_argument(
-        "--strength-unit",
-        choices=("hidden", "raw"),
-        default="hidden",
-        help="mean norms of the layer's states on the source's training texts, or 1 (default: hidden)",
-    )
-    group.add_argument("--operator", choices=OPERATORS, default="linear_comb", help="default: linear_comb")
-    group.add_argument("--scope", choices=SCOPES, default="all", help="tokens that are steered (default: all)")
-    group.add_argument(
-        "--baseline",
-        type=_baselines,
-        default=",".join(BASELINES),
-        metavar="B,...",
-        help=f"what replies to compare (default: {','.join(BASELINES)})",
-    )
-    group.add_argument("--random-draws", type=_count, default=3, metavar="N", help="random directions (default: 3)")
-    group.add_argument(
-        "--calibrate",
-        action="store_true",
-        help="choose each language's strength so that the next token's distribution moves as far (KL divergence) as "
-        "the first source's vector moves its own language's",
-    )
-    group.add_argument("--max-new-tokens", type=_count, default=64, metavar="N", help="a reply's most (default: 64)")
-    group.add_argument("--temperature", type=_temperature, default=0.0, metavar="T", help="default: 0, greedy")
-    group.add_argument("--top-p", type=_share, default=1.0, metavar="P", help="with a temperature (default: 1)")
-    group.add_argument("--num-beams", type=_count, default=1, metavar="N", help="default: 1")
-    group.add_argument(
-        "--classifier", metavar="PATH|HUB_ID", help="text classifier that tells refusals (default: phrase lists)"
-    )
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = [math.nan]
-    if not all(map(math.isfinite, values)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers like -4,-2,0,2,4")
-    return values
-
-
-def _baselines(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if unknown := [name for name in names if name not in BASELINES]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(BASELINES)}")
-    return [name for name in BASELINES if name in names]
-
-
 def _layer_select(text: str) -> str | int | float:
     if text in ("best", "validation"):
         return text
@@ -243,20 +175,6 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
     return int(text)
-
-
-def _temperature(text: str) -> float:
-    value = _numbers(text)[0]
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is below 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = _numbers(text)[0]
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
-    return value
 
 
 def _split(text: str) -> float:
