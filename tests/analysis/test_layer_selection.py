@@ -127,7 +127,7 @@ def test_downloads_are_refused_by_name(script: Callable[..., Ended], golden: Pat
         ended = script(name, *options, "--layer-select", "validation")
         assert ended.status == 2
         assert ended.err.count("\n") == 1
-        assert "morality/acc.pk has no validation accuracy of en on en: it has accuracies alone" in ended.err
+        assert "morality/acc.pk has no validation accuracy of en on en: it has accuracies only" in ended.err
         ended = script(name, *options, "--layer-select", "99")
         assert ended.status == 2
         assert "bloomz-560M has 24 layers: choose one of them, or a relative depth" in ended.err

@@ -35,10 +35,10 @@ def saved(content: Any) -> bytes:
     return buffer.getvalue()
 
 
-def rezipped(raw: bytes, pickled: bytes) -> bytes:
-    """The archive with another pickle in it, and a check sum that is right."""
+def rezipped(raw: bytes, pickled: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
+    """The archive with another pickle in it, and correct checksums."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(raw)) as old, zipfile.ZipFile(buffer, "w") as new:
+    with zipfile.ZipFile(io.BytesIO(raw)) as old, zipfile.ZipFile(buffer, "w", compression) as new:
         for name in old.namelist():
             new.writestr(name, pickled if name.endswith("/data.pkl") else old.read(name))
     return buffer.getvalue()
