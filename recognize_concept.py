@@ -91,35 +91,36 @@ def planned(args: argparse.Namespace, chosen: "ChosenModel") -> "Plan[AccuracyFi
 
 
 def compare(args: argparse.Namespace) -> None:
-    from repe.analysis import uncertainty as evidence
-    from repe.analysis.layer_selection import same_language_table, selections, side_by_side
+    """Figure 2 and Table 6: accuracy on each language with its own vectors."""
+    from repe.analysis import accuracy_table
+    from repe.analysis.layer_selection import selections, side_by_side
     from repe.plots import figures, tables
-    from repe.plots import style as print_style
+    from repe.plots.style import save
     from repe.results.accuracy_file import AccuracyFile
     from repe.runs import compare as comparison
 
     compared = comparison.open_models(args, AccuracyFile, same_language=True)
     random_files = comparison.random_files(args, compared) if args.permutations else {}
-    files, languages = compared.files, compared.languages
+    out_dir, files, languages = comparison.out_dir(args), compared.files, compared.languages
     found, intervals = {}, {}
-    for selection in selections(args):
-        accuracy = same_language_table(files, languages, selection)
+    for selection in selections(args.layer_select):
+        accuracy = accuracy_table.same_language_table(files, languages, selection)
         if args.bootstrap:
-            intervals[selection] = evidence.interval_table(files, languages, selection, args.bootstrap, args.seed)
-            accuracy = evidence.with_intervals(accuracy, intervals[selection])
+            intervals[selection] = accuracy_table.interval_table(files, languages, selection, args.bootstrap, args.seed)
+            accuracy = accuracy_table.with_intervals(accuracy, intervals[selection])
         if args.permutations:
-            given = (selection, args.permutations, args.seed)
-            accuracy = evidence.with_p_values(accuracy, files, random_files, *given)
+            accuracy = accuracy_table.with_p_values(
+                accuracy, files, random_files, selection, args.permutations, args.seed
+            )
         found[selection] = accuracy
 
-    out_dir = comparison.out_dir(args)
     written = tables.write_table6(found, out_dir)
     if intervals:
         written += tables.write_csv(side_by_side(intervals), out_dir, "recognition_intervals")
     for selection, accuracy in found.items():
-        of_bars = evidence.of_figure2(intervals[selection]) if intervals else None
-        figure = figures.recognition_bars(accuracy, compared.families, of_bars)
-        written += print_style.save(figure, out_dir, f"{FIGURE}{selection.suffix}")
+        averaged = intervals[selection] if intervals else accuracy_table.with_averages(accuracy)
+        figure = figures.recognition_bars(accuracy_table.of_figure2(averaged), compared.families)
+        written += save(figure, out_dir, f"{FIGURE}{selection.suffix}")
     cli.report_files(written)
 
 

@@ -11,7 +11,8 @@ from conftest import Ended, write_accuracies
 from golden_subset import accuracies, vectors
 
 from repe.analysis import consistency
-from repe.analysis.layer_selection import PAPER, Selection, accuracy_at, same_language_table, selections, side_by_side
+from repe.analysis.accuracy_table import same_language_table
+from repe.analysis.layer_selection import PAPER, Selection, accuracy_at, selections, side_by_side
 from repe.errors import UserError
 from repe.paper import CONCEPTS, LANGUAGES
 from repe.results.accuracy_file import AccuracyFile
@@ -60,7 +61,7 @@ def test_a_layer_by_number_or_nearest_relative_depth(by: float, layer: int, tmp_
 
 
 def test_a_layer_that_a_model_does_not_have_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--layer-select 5: .*tiny has 4 layers: choose one of them"):
+    with pytest.raises(UserError, match=r"--layer-select 5: .*tiny has only 4 layers; choose one of them"):
         Selection(5).accuracy_layer(made(tmp_path), "en", "en")
 
 
@@ -115,7 +116,7 @@ def test_names_of_selections_and_what_the_option_takes() -> None:
             with pytest.raises(SystemExit):
                 options.parse_args([f"--layer-select={text}"])
         else:
-            chosen = selections(options.parse_args(["--layer-select", text]))
+            chosen = selections(options.parse_args(["--layer-select", text]).layer_select)
             assert [one.suffix for one in chosen] == list(dict.fromkeys(["", suffix]))
 
 
@@ -130,11 +131,11 @@ def test_downloads_are_refused_by_name(script: Callable[..., Ended], golden: Pat
         assert "morality/acc.pk has no validation accuracy of en on en: it has accuracies alone" in ended.err
         ended = script(name, *options, "--layer-select", "99")
         assert ended.status == 2
-        assert "bloomz-560M has 24 layers: choose one of them, or a relative depth" in ended.err
+        assert "bloomz-560M has only 24 layers; choose one of them, or a relative depth" in ended.err
     for name in ("recognize_concept", "transferability_analysis"):
         ended = script(name, *options, "--bootstrap")
         assert ended.status == 2
         assert "morality/acc.pk has no record of which pairs were right of en on en" in ended.err
     (tmp_path / "bloomz-560M/morality/acc.pk").unlink()
     ended = script("consistency_analysis", *options, "--layer-select", "validation")
-    assert ended.err.endswith("morality/acc.pt, which is not there: run recognize_concept.py\n")
+    assert ended.err.endswith("morality/acc.pt, which is missing: run recognize_concept.py\n")
