@@ -11,7 +11,7 @@ larger model.
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,13 +40,14 @@ from repe.plots.style import (
 )
 
 _CHANCE = 0.5
+_MARKERS: Any = {"markersize": 2.2, "markeredgecolor": "white", "markeredgewidth": 0.3}
 _BAR_VALUES = ("accuracy", "accuracy_low", "accuracy_high")
 _LINEAR_BELOW = 0.01  # accuracy differences of one or two pairs stay pale; above, each decade has its own step
 _TRANSFER_TICKS = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 class _Look(NamedTuple):
-    colour: tuple[float, ...]
+    colour: tuple[float, float, float]
     dashes: Any
 
 
@@ -75,10 +76,10 @@ def recognition_bars(accuracy: pd.DataFrame, families: Mapping[str, Family]) -> 
     return figure
 
 
-def _grouped_bars(axes: Axes, bars: pd.DataFrame, families: Mapping[str, Family]) -> list[tuple[Any, ...]]:
+def _grouped_bars(axes: Axes, bars: pd.DataFrame, families: Mapping[str, Family]) -> list[Any]:
     """Draw the bars, crosses, intervals and dashed lines; returns each model's handles for the legend."""
     means, colours = bars["accuracy"], {model: look.colour for model, look in _looks(families).items()}
-    rows = means.unstack().reset_index(name="accuracy")
+    rows = means.unstack().rename("accuracy").reset_index()
     width = min(0.84 / len(families), 0.3)
     sns.barplot(
         rows,
@@ -103,10 +104,10 @@ def _grouped_bars(axes: Axes, bars: pd.DataFrame, families: Mapping[str, Family]
         if "accuracy_low" in bars:
             ends = bars["accuracy_low"][model], bars["accuracy_high"][model]
             axes.vlines(centres, *ends, color=dark, linewidth=0.5, zorder=3)
-        handle: tuple[Any, ...] = (Patch(facecolor=colour, edgecolor="white", linewidth=0.2),)
+        handle: Any = (Patch(facecolor=colour, edgecolor="white", linewidth=0.2),)
         if model in joined:
-            marker = {"markersize": 2.2, "markeredgecolor": "white", "markeredgewidth": 0.3}
-            handle += tuple(axes.plot(centres, means[model], "--o", color=dark, linewidth=0.7, **marker))
+            line = axes.plot(centres, means[model], "--o", color=dark, linewidth=0.7, **_MARKERS)
+            handle += tuple(line)
         handles.append(handle)
     return handles
 
@@ -219,7 +220,9 @@ def similarity_across_layers(by_layer: pd.DataFrame, families: Mapping[str, Fami
         colour, dashes = looks[model]
         axes.plot(rows["relative_depth"], rows["similarity"], color=colour, linestyle=dashes, linewidth=1.1)
         known = rows.dropna(subset="similarity")
-        ends[model] = known[["relative_depth", "similarity"]].iloc[-1].tolist() if len(known) else [1.0, math.nan]
+        ends[model] = (
+            (known["relative_depth"].iloc[-1], known["similarity"].iloc[-1]) if len(known) else (1.0, math.nan)
+        )
     axes.set(xlim=(0, 1), ylim=axes.get_ylim())
     axes.set(xlabel="Relative depth of the layer", ylabel="Cosine similarity,\nmean over language pairs and concepts")
     # The height of the axes is that of the figure without the tick labels and the title below.
@@ -227,7 +230,7 @@ def similarity_across_layers(by_layer: pd.DataFrame, families: Mapping[str, Fami
     return figure
 
 
-def _label_ends(axes: Axes, ends: Mapping[str, Sequence[float]], looks: Mapping[str, _Look], gap: float) -> None:
+def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], looks: Mapping[str, _Look], gap: float) -> None:
     """Label each line to the right of its end, with labels at least `gap` apart (in heights of the axes)."""
     low, high = axes.get_ylim()
     heights = np.array([(similarity - low) / (high - low) for _, similarity in ends.values()])
@@ -281,10 +284,11 @@ def _looks(families: Mapping[str, Family]) -> dict[str, _Look]:
     return looks
 
 
-def _shade(colour: Iterable[float], darkness: float) -> tuple[float, ...]:
+def _shade(colour: tuple[float, float, float], darkness: float) -> tuple[float, float, float]:
     """`colour` itself at 0, nearly white at -1, nearly black at 1."""
     towards, share = (0.0, 0.45 * darkness) if darkness > 0 else (1.0, -0.55 * darkness)
-    return tuple(towards * share + part * (1 - share) for part in colour)
+    red, green, blue = (towards * share + part * (1 - share) for part in colour)
+    return red, green, blue
 
 
 def _billions(model: str) -> float:

@@ -63,10 +63,11 @@ def _write_table(
 
 def _latex_of_table6(accuracy: pd.DataFrame, selection: Selection) -> str:
     parts = []
-    averaged = with_averages(accuracy[["concept", "model", "language", "accuracy"]])
+    cells = accuracy[["concept", "model", "language"]].assign(percent=accuracy["accuracy"] * 100)
+    averaged = with_averages(cells)
     for concept in accuracy["concept"].unique():
         rows = averaged[averaged["concept"] == concept]
-        wide = rows.pivot(index="model", columns="language", values="accuracy") * 100
+        wide = rows.pivot(index="model", columns="language", values="percent")
         wide = wide.loc[rows["model"].unique(), rows["language"].unique()].rename(columns={ALL: "Avg"})
         caption = f"{concept.capitalize()}: recognition accuracy (\\%) {selection.words}."
         parts.append(_latex(wide, ".1f", caption, f"tab:accuracy-{concept}"))
