@@ -79,7 +79,7 @@ def recognition_bars(accuracy: pd.DataFrame, families: Mapping[str, Family]) -> 
 def _grouped_bars(axes: Axes, bars: pd.DataFrame, families: Mapping[str, Family]) -> list[Any]:
     """Draw the bars, crosses, intervals and dashed lines; returns each model's handles for the legend."""
     means, colours = bars["accuracy"], {model: look.colour for model, look in _looks(families).items()}
-    rows = means.unstack().rename("accuracy").reset_index()
+    rows = means.melt(value_name="accuracy", ignore_index=False).reset_index()
     width = min(0.84 / len(families), 0.3)
     sns.barplot(
         rows,
