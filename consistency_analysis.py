@@ -15,13 +15,23 @@ to Table 1.
 
 import argparse
 
-from repe.runs import arguments as cli
+from repe.runs import arguments as options
 
+DISTANCES = {
+    "linguistic distance": {
+        "--distances": {
+            "choices": ("recorded", "repaired"),
+            "default": "recorded",
+            "help": "recorded: as in the released code; repaired: also write Table 1 with repaired distances "
+            "(default: recorded)",
+        }
+    }
+}
 HEAT_MAPS = {"7b": "figure4_similarity_7b", "all": "figure7_similarity_all"}
 
 
 def main(args: argparse.Namespace) -> None:
-    # Imported here because these take seconds, and --help does not need them.
+    # Imported here, since these take seconds and --help does not need them.
     import pandas as pd
 
     from repe.analysis import consistency
@@ -30,7 +40,7 @@ def main(args: argparse.Namespace) -> None:
     from repe.plots import figures, tables
     from repe.plots.style import save
     from repe.results.vector_file import VectorFile
-    from repe.runs import compare as comparison
+    from repe.runs import comparison
 
     compared, out_dir = comparison.open_models(args, VectorFile), comparison.out_dir(args)
     languages = {model: compared.languages_of(model) for model in compared.files}
@@ -73,20 +83,17 @@ def main(args: argparse.Namespace) -> None:
         written += save(figure, out_dir, "similarity_across_layers")
     else:
         print("no similarity across layers: this needs at least two of the shared languages", *SHARED_LANGUAGES)
-    cli.report_files(written)
+    options.print_written(written)
+
+
+def parser() -> options.Parser:
+    subject = (options.SUBJECT, options.METHOD, options.SEED, options.MODEL, options.RESULTS)
+    p_values = options.permutations("Mantel's test of Table 1, two-sided,")
+    return options.Parser(__doc__, *subject, options.COMPARISON, DISTANCES, p_values)
 
 
 def start() -> None:
-    parser = cli.parser(__doc__, cross_model=True)
-    cli.add_permutations(parser, "Mantel's test of Table 1, two-sided")
-    parser.add_argument_group("linguistic distance").add_argument(
-        "--distances",
-        choices=("recorded", "repaired"),
-        default="recorded",
-        help="recorded: as in the released code; repaired: also write Table 1 with missing features repaired "
-        "(default: recorded)",
-    )
-    cli.run(main, parser)
+    options.run(main, parser())
 
 
 if __name__ == "__main__":

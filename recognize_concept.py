@@ -1,103 +1,65 @@
 #!/usr/bin/env python3
-"""Stage 2: recognise concepts with the vectors of every language (Sections 3.2 and 3.4 of arXiv 2402.18120).
+"""Stage 2: recognize concepts with the vectors of every language (Sections 3.2 and 3.4 of arXiv 2402.18120).
 
   python recognize_concept.py --lang en fr zh --concept morality fairness --model-name llama2-chat --model-size 7B
   python recognize_concept.py --cross-model llama2-chat-7B,qwen-chat-7B,bloomz-7B1
   python recognize_concept.py --cross-model bloomz-560M,bloomz-7B1 --layer-select validation --bootstrap --permutations
 
-Without --cross-model, reads the vectors of stage 1 and the test pairs, and writes <res-dir>/<model>/<concept>/acc.pt:
-the accuracy of each language's vectors (source) on each language's pairs (target). With it, draws Figure 2 and writes
-Table 6 from such files; with --layer-select also for layers that were not chosen on the test set, with --bootstrap with
-95 % intervals, with --permutations with p-values of the difference from vectors of shuffled labels.
-Several processes divide the targets of all concepts (without --cross-model):
+Without --cross-model, reads the vectors of stage 1 and the test pairs and writes <res-dir>/<model>/<concept>/acc.pt:
+the accuracy of each language's vectors (source) on each language's pairs (target). Several processes divide the work:
 
   accelerate launch --multi_gpu --num_processes 4 recognize_concept.py --lang en fr zh --concept morality
+
+With --cross-model, draws Figure 2 and writes Table 6 from such files.
 """
 
 import argparse
-from typing import TYPE_CHECKING
 
-from repe.errors import UserError
-from repe.runs import arguments as cli
+from repe.runs import arguments as options
 
 FIGURE = "figure2_recognition_accuracy"
-
-if TYPE_CHECKING:
-    from repe.results.accuracy_file import AccuracyFile
-    from repe.runs.chosen import ChosenModel
-    from repe.runs.planning import Plan
+# Options that have an effect without --cross-model only, and with it only.
+RUNNING = (options.DATA, options.MODEL, options.RUNNING, options.CACHE, options.OVERWRITE, options.VALIDATION)
+COMPARING = (
+    options.COMPARISON,
+    options.BOOTSTRAP,
+    options.permutations("test of each accuracy against vectors of shuffled labels (--random-direction)"),
+)
 
 
 def main(args: argparse.Namespace) -> None:
     if args.cross_model:
+        options.refuse(args, RUNNING, "with --cross-model", except_for=["--model-family"])
         compare(args)
-    elif args.layer_select != "best" or args.bootstrap or args.permutations:
-        raise UserError(
-            "--layer-select, --bootstrap and --permutations say how models are compared: give --cross-model"
-        )
     else:
-        recognize_all(args)
+        options.refuse(args, COMPARING, "without --cross-model")
+        recognize(args)
 
 
-def recognize_all(args: argparse.Namespace) -> None:
-    from repe.analysis.recognition import recognize
-    from repe.results.vector_file import VectorFile
-    from repe.runs import chosen as selection
-    from repe.runs import planning as stages
-    from repe.runs import processes
-    from repe.vectors.state_cache import StateSource
+def recognize(args: argparse.Namespace) -> None:
+    # Imported here, since PyTorch and Transformers take seconds and --help needs neither.
+    from repe.analysis.recognition import correct_pairs, pair_states
+    from repe.runs import stage
+    from repe.vectors.concept_vectors import fitted_on
 
-    chosen = selection.model(args)
-    plan = processes.decided(lambda: planned(args, chosen))
-    if not plan:
-        return
-    vector_files = selection.result_files(args, chosen, plan.wanted, VectorFile)
-    if share := stages.share(plan):
-        source = StateSource(chosen, plan.meta, args)
-    for concept, target in stages.progress(share, "recognising"):
-        file, languages = plan.files[concept], plan.wanted[concept]
-        untried = languages if args.overwrite else file.untried(target, languages)
-        if not untried:  # another run was faster
-            continue
-        missing = stages.sources(vector_files[concept], untried)
-        layers = len(next(iter(missing.values())).directions)
-        split = plan.splits[concept, target]
-        rows = recognize(source.of(split), split, target, missing, args)
-        digests = {
-            "data": {target: split.sha256},
-            "vectors": {language: vectors.digest for language, vectors in missing.items()},
-        }
-        file.add({**plan.meta, **digests}, layers, rows, args.overwrite)
-    stages.report(plan, "accuracies")
-
-
-def planned(args: argparse.Namespace, chosen: "ChosenModel") -> "Plan[AccuracyFile] | None":
-    """What to do, if anything; whatever may be wrong with it is found before a model is loaded."""
-    from repe.results.accuracy_file import AccuracyFile
-    from repe.results.vector_file import VectorFile
-    from repe.runs import chosen as selection
-    from repe.runs import planning as stages
-
-    wanted = selection.concepts_and_languages(args)
-    vector_files = selection.result_files(args, chosen, wanted, VectorFile)
-    files = selection.result_files(args, chosen, wanted, AccuracyFile)
-    for concept, languages in wanted.items():
-        stages.sources(vector_files[concept], languages)
-    pending = {
-        concept: [language for language in languages if args.overwrite or files[concept].untried(language, languages)]
-        for concept, languages in wanted.items()
-    }
-    return stages.plan(args, chosen, files, wanted, pending, "accuracies", vector_files)
+    for task in stage.targets_to_recognize(args):
+        validating = {} if args.no_validation else {s: v.validation for s, v in task.sources.items() if v.validation}
+        held_out = task.train[fitted_on(len(task.train)) :] if validating else []
+        states = pair_states(task.model, [*task.test, *held_out])
+        # A pair is right where the positive text has the larger projection on the source language's vector.
+        correct = correct_pairs(task.sources, states[:, : len(task.test)])
+        validation = correct_pairs(validating, states[:, len(task.test) :]) if held_out else {}
+        task.file.save(task.language, task.test, correct, validation, task.meta, args.overwrite)
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Figure 2 and Table 6: accuracy on each language with its own vectors."""
+    """Figure 2 and Table 6: accuracy in each language with its own vectors."""
     from repe.analysis import accuracy_table
     from repe.analysis.layer_selection import selections, side_by_side
     from repe.plots import figures, tables
     from repe.plots.style import save
     from repe.results.accuracy_file import AccuracyFile
-    from repe.runs import compare as comparison
+    from repe.runs import comparison
 
     compared = comparison.open_models(args, AccuracyFile, same_language=True)
     random_files = comparison.random_files(args, compared) if args.permutations else {}
@@ -121,14 +83,15 @@ def compare(args: argparse.Namespace) -> None:
         averaged = intervals[selection] if intervals else accuracy_table.with_averages(accuracy)
         figure = figures.recognition_bars(accuracy_table.of_figure2(averaged), compared.families)
         written += save(figure, out_dir, f"{FIGURE}{selection.suffix}")
-    cli.report_files(written)
+    options.print_written(written)
+
+
+def parser() -> options.Parser:
+    return options.Parser(__doc__, options.SUBJECT, options.METHOD, options.SEED, options.RESULTS, *RUNNING, *COMPARING)
 
 
 def start() -> None:
-    parser = cli.parser(__doc__, cross_model=True)
-    cli.add_bootstrap(parser)
-    cli.add_permutations(parser, "test each accuracy against vectors of shuffled labels (--random-direction)")
-    cli.run(main, parser)
+    options.run(main, parser())
 
 
 if __name__ == "__main__":

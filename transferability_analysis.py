@@ -13,13 +13,13 @@ one_way_transfer.csv: is there more transfer from high- to low-resource language
 
 import argparse
 
-from repe.runs import arguments as cli
+from repe.runs import arguments as options
 
 HEAT_MAPS = {"7b": "figure5_transfer_7b", "all": "figure8_transfer_all"}
 
 
 def main(args: argparse.Namespace) -> None:
-    # Imported here because these take seconds, and --help does not need them.
+    # Imported here, since these take seconds and --help does not need them.
     import pandas as pd
 
     from repe.analysis.layer_selection import selections, side_by_side
@@ -27,7 +27,7 @@ def main(args: argparse.Namespace) -> None:
     from repe.plots import figures, tables
     from repe.plots.style import save
     from repe.results.accuracy_file import AccuracyFile
-    from repe.runs import compare as comparison
+    from repe.runs import comparison
 
     compared, out_dir = comparison.open_models(args, AccuracyFile), comparison.out_dir(args)
     transfer, one_way = {}, {}
@@ -52,13 +52,16 @@ def main(args: argparse.Namespace) -> None:
         for panels, families in compared.panels.items():
             figure = figures.transfer_heat_maps(table, families)
             written += save(figure, out_dir, f"{HEAT_MAPS[panels]}{selection.suffix}")
-    cli.report_files(written)
+    options.print_written(written)
+
+
+def parser() -> options.Parser:
+    subject = (options.SUBJECT, options.METHOD, options.SEED, options.MODEL, options.RESULTS)
+    return options.Parser(__doc__, *subject, options.COMPARISON, options.BOOTSTRAP)
 
 
 def start() -> None:
-    parser = cli.parser(__doc__, cross_model=True)
-    cli.add_bootstrap(parser)
-    cli.run(main, parser)
+    options.run(main, parser())
 
 
 if __name__ == "__main__":

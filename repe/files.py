@@ -1,7 +1,6 @@
-"""Files: names that stay in their folder, hashes, and writes that leave the old or the new file, never a part."""
+"""File names, locks, and writes that leave either the old or the new file, never a part of one."""
 
 import glob
-import hashlib
 import os
 import secrets
 import zipfile
@@ -14,46 +13,39 @@ from repe.errors import UserError
 
 
 class Zip(zipfile.ZipFile):
-    """A zip archive that prints no traceback when Ctrl-C comes while it is being opened."""
+    """A zip archive that prints no traceback when Ctrl-C arrives while it is being opened."""
 
-    # Closing asks for these, and comes even where opening was cut off before they were set.
+    # `close` reads these, also when opening was interrupted before they were set.
     _writing = False
-    _fileRefCnt = 1  # noqa: N815  its name there
+    _fileRefCnt = 1  # noqa: N815  the base class's name
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether `name` is one printable component of a path, so that no concept, language or label leaves its folder."""
+    """Whether `name` is a single printable path component: no concept, language or label may leave its folder."""
     return name.isprintable() and name == name.strip() and name not in ("", ".", "..") and not {"/", "\\"} & {*name}
 
 
 def plain_name(name: str, what: str) -> str:
-    """`name`, checked to be plain.
+    """`name` itself.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not a single printable path component.
     """
     if not is_plain_name(name):
-        raise UserError(
-            f"{what} {name!r} is no plain name: use letters, digits, '-', '_' and '.', without a path in it"
-        )
+        raise UserError(f"{what} {name!r} is not a valid name (letters, digits, '.', '_', '-'): choose another")
     return name
 
 
-def sha256(data: bytes) -> str:
-    """Hexadecimal SHA-256 of `data`."""
-    return hashlib.sha256(data).hexdigest()
-
-
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> Path:
-    """Let `write` fill a temporary file beside `path`, flush it to the disk and rename it to `path`.
+    """Let `write` fill a temporary file next to `path`, flush it to disk and rename it to `path`.
 
-    A crash, a full disk or an error in `write` leaves what was at `path` before.
+    A crash, a full disk or an error in `write` leaves the previous file intact.
 
     Raises:
         UserError: the folder or the file cannot be written.
     """
     writable_folder(path.parent)
-    # Named before it is made, so that an interrupt at any moment finds it.
+    # Named before it is created, so that an interrupt at any moment can remove it.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         try:
@@ -67,14 +59,13 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> Path:
             raise
         _flush_folder(path.parent)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror or error}): the old file, if any, is whole"
-        ) from error
+        reason = error.strerror or error
+        raise UserError(f"{path} cannot be written ({reason}); an existing file is left intact") from error
     return path
 
 
 def _flush_folder(folder: Path) -> None:
-    """Put a renaming on the disk, where the system can: without, a power cut may bring the old file back."""
+    """Flush a rename to disk where the system supports it: otherwise a power cut may bring the old file back."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_DIRECTORY)
         try:
@@ -84,28 +75,28 @@ def _flush_folder(folder: Path) -> None:
 
 
 def writable_folder(folder: Path) -> None:
-    """Make `folder` if it is not there.
+    """Create `folder` if it does not exist.
 
     Raises:
-        UserError: it cannot be made, or not be written to.
+        UserError: it cannot be created or is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror or error}): choose another folder") from error
+        raise UserError(f"{folder} cannot be created ({error.strerror or error}): choose another folder") from error
     if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder} cannot be written to: change its permissions or choose another folder")
+        raise UserError(f"{folder} is not writable: change its permissions or choose another folder")
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of the file at `path`: one process at a time reads, changes and rewrites it."""
+    """Hold the lock of the file at `path`, so that one process at a time reads, changes and rewrites it."""
     from filelock import FileLock
 
     writable_folder(path.parent)
     lock = path.with_name(f".{path.name}.lock")
     with FileLock(lock):
-        # Nobody else writes this file now: temporaries of it are those of runs that were killed.
+        # Nobody else writes this file now, so its temporary files are left over from killed runs.
         for stale in path.parent.glob(f"{glob.escape(f'.{path.name}.')}*"):
             if stale != lock:
                 stale.unlink(missing_ok=True)

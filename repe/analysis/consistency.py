@@ -11,10 +11,26 @@ import pandas as pd
 from repe.analysis.linguistic_distance import linguistic_similarities
 from repe.analysis.permutation import holm, mantel, orders, pearson
 from repe.paper import Family
-from repe.results.vector_file import VectorFile, Vectors
+from repe.results.vector_file import VectorFile
+from repe.vectors.concept_vectors import ConceptVectors
 
 
-def cosine_similarity(vectors: Sequence[Vectors]) -> np.ndarray:
+def similarity(vectors: Mapping[str, ConceptVectors]) -> pd.DataFrame:
+    """Cosine similarity of a concept's vectors between languages, in each layer.
+
+    Args:
+        vectors: by language, of one model and concept.
+
+    Returns:
+        Columns source, target, layer (1..N), cosine (of the vectors times their signs).
+    """
+    cosine = np.moveaxis(cosine_similarity([*vectors.values()]), 0, -1)  # (sources, targets, layers)
+    layers = range(1, cosine.shape[-1] + 1)
+    rows = pd.MultiIndex.from_product([vectors, vectors, layers], names=["source", "target", "layer"])
+    return rows.to_frame(index=False).assign(cosine=cosine.ravel())
+
+
+def cosine_similarity(vectors: Sequence[ConceptVectors]) -> np.ndarray:
     """Cosine similarity of a concept's signed vectors in each layer.
 
     Args:

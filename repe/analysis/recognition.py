@@ -1,96 +1,78 @@
-"""Recognising a concept: does the positive text of a pair have the larger projection (Sections 3.2 and 3.4)."""
+"""Recognition: does the positive text of a pair have the larger projection on a concept vector? (Sections 3.2, 3.4)"""
 
-import argparse
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
+import numpy as np
+import pandas as pd
 import torch
 
-from repe.data import Split, texts_of
-from repe.results.vector_file import Vectors, check_fit
-from repe.vectors.collection import fitted_on
+from repe.data import Pairs, as_pairs, texts_of
+from repe.models.model import Model
+from repe.vectors.concept_vectors import ConceptVectors
 from repe.vectors.readers import READERS
-from repe.vectors.state_cache import States
-
-
-def correct_pairs(directions: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-    """Which pairs each source's vectors get right.
-
-    Args:
-        directions: float32 (sources, layers, hidden), of any length.
-        states: (layers, pairs, 2, hidden), the positive text of each pair first.
-
-    Returns:
-        bool (sources, layers, pairs): the positive text's projection is the larger; a tie counts as right.
-    """
-    directions = directions.to(states.device)
-    units = directions / directions.norm(dim=-1, keepdim=True)
-    # The difference first: one product instead of two, and no rounding of two large numbers that differ little.
-    margins = [
-        (state[:, 0].float() - state[:, 1].float()) @ units[:, layer].T for layer, state in enumerate(states)
-    ]  # each (pairs, sources)
-    return (torch.stack(margins) >= 0).permute(2, 0, 1)
-
-
-def accuracy(correct: torch.Tensor) -> torch.Tensor:
-    """Share of pairs that are right, float64, over the last axis."""
-    return correct.double().mean(dim=-1)
-
-
-def stacked_directions(vectors: Sequence[Vectors], signed: bool, prefix: str = "") -> torch.Tensor:
-    """The first component of each source's directions, float32 (sources, layers, hidden), times its sign if `signed`.
-
-    Args:
-        prefix: `validation_` for the vectors that validation is done with.
-    """
-    rows = []
-    for one in vectors:
-        directions = torch.as_tensor(one.details[f"{prefix}directions"] if prefix else one.directions)
-        signs = torch.as_tensor(one.details[f"{prefix}signs"] if prefix else one.signs)
-        rows.append(directions[:, 0] * signs[:, :1] if signed else directions[:, 0])
-    return torch.stack(rows)
+from repe.vectors.state_cache import CachedStates
 
 
 def recognize(
-    states_of: States, split: Split, target: str, sources: Mapping[str, Vectors], args: argparse.Namespace
-) -> dict[str, Any]:
-    """Recognise one target language's pairs with the vectors of every source language.
+    model: Model | CachedStates, vectors: Mapping[str, ConceptVectors], tests: Mapping[str, Pairs]
+) -> pd.DataFrame:
+    """Accuracy of every source language's vectors on every target language's pairs, in every layer.
 
     Args:
-        states_of: gives texts' states.
-        split: the target language's pairs.
-        target: its code.
-        sources: vectors by source language, of the same model.
-        args: direction_method and no_validation as on the command line.
+        model: the model, or cached states of the pairs' texts.
+        vectors: by source language, of the model.
+        tests: test pairs by target language.
 
     Returns:
-        New rows for `acc.pt`, by table, for this target.
+        Columns source, target, layer (1..N), accuracy (0..1).
 
     Raises:
-        UserError: the vectors do not fit the model.
+        UserError: the vectors do not fit the model, or what `Model.states` raises.
     """
-    signed = READERS[args.direction_method].signed_recognition
-    validating = {
-        source: one
-        for source, one in sources.items()
-        if "validation_directions" in one.details and not args.no_validation
-    }
-    held_out = split.train[fitted_on(len(split.train)) :] if validating else ()
-    states = states_of(texts_of([*split.test, *held_out])).unflatten(1, (-1, 2))
-    check_fit(sources, len(states), states.shape[-1])
-    correct = correct_pairs(stacked_directions([*sources.values()], signed), states[:, : len(split.test)]).cpu()
-    rows: dict[str, Any] = {
-        "accuracy": _by_source(sources, target, accuracy(correct)),
-        "correct": _by_source(sources, target, correct.to(torch.uint8)),
-        "test_pairs": {target: len(split.test)},
-        "test_keys": {target: [pair.key for pair in split.test]},
-    }
-    if held_out:
-        fitted = stacked_directions([*validating.values()], signed, "validation_")
-        values = accuracy(correct_pairs(fitted, states[:, len(split.test) :])).cpu()
-        rows["validation"] = _by_source(validating, target, values)
-    return rows
+    rows = [
+        (source, target, layer, float(accuracy))
+        for target, pairs in tests.items()
+        for source, correct in correct_pairs(vectors, pair_states(model, pairs)).items()
+        for layer, accuracy in enumerate(correct.mean(axis=-1), start=1)
+    ]
+    return pd.DataFrame(rows, columns=["source", "target", "layer", "accuracy"])
 
 
-def _by_source(sources: Mapping[str, Vectors], target: str, rows: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
-    return {source: {target: row} for source, row in zip(sources, rows, strict=True)}
+def pair_states(model: Model | CachedStates, pairs: Pairs) -> torch.Tensor:
+    """States of pairs, (layers, pairs, 2, hidden), the positive text of each pair first."""
+    return model.states(texts_of(as_pairs(pairs))).unflatten(1, (-1, 2))
+
+
+def correct_pairs(vectors: Mapping[str, ConceptVectors], states: torch.Tensor) -> dict[str, np.ndarray]:
+    """Which pairs each source's vectors get right.
+
+    A pair is right when the positive text's projection is at least as large as the negative one's. As in the released
+    code, `cluster_mean` directions are used without their sign.
+
+    Args:
+        vectors: by source language.
+        states: (layers, pairs, 2, hidden), the positive text of each pair first.
+
+    Returns:
+        bool (layers, pairs) by source language.
+
+    Raises:
+        UserError: vectors have another number of layers or another width than the states.
+    """
+    for source, one in vectors.items():
+        one.check_fit(source, len(states), states.shape[-1])
+    if not vectors:
+        return {}
+    directions = torch.stack([_direction(one) for one in vectors.values()]).to(states.device)
+    units = directions / directions.norm(dim=-1, keepdim=True)  # (sources, layers, hidden)
+    # The difference first: one product instead of two, and no rounding of two large numbers that differ little.
+    margins = [(state[:, 0].float() - state[:, 1].float()) @ units[:, layer].T for layer, state in enumerate(states)]
+    correct = (torch.stack(margins) >= 0).permute(2, 0, 1).cpu().numpy()
+    return dict(zip(vectors, correct, strict=True))
+
+
+def _direction(vectors: ConceptVectors) -> torch.Tensor:
+    """The first component as recognition uses it, float32 (layers, hidden)."""
+    first = vectors.directions[:, 0]
+    signed = READERS[vectors.method].signed_recognition
+    return torch.from_numpy(first * vectors.signs[:, :1] if signed else first)

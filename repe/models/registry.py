@@ -1,24 +1,28 @@
-"""Models by name and size: adding one is adding a row.
+"""Models by name and size, and the prompt templates around their texts. Adding a model is adding one row.
 
-What can be read off a model itself is not here. Layers are counted (in analyses: in the result files). Padding goes by
-the mask, so that neither the tokenizer's side nor a missing pad token matters. Special tokens are the tokenizer's own,
-or with `auto` those that its chat template writes.
+Whatever can be read from a model itself is not listed here: layers are counted, padding follows the attention mask, and
+special tokens are the tokenizer's own (with `auto`, those that its chat template writes).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from repe.errors import UserError
 
-PLAIN = "{input}"
+PLACE = "{input}"
+PLAIN = PLACE
 # The trailing space is the released template's: the last token is the one after `[/INST]`.
 LLAMA2_CHAT = "[INST] {input} [/INST] "
-# The tokenizer's own chat template, the user's turn alone, up to where the reply begins.
+# The tokenizer's own chat template: a user turn, up to where the reply begins.
 AUTO = "auto"
+
+# Some chat templates write today's date into the prompt; states would then depend on the day they were collected.
+FIXED_DATE = "26 Jul 2024"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One model: where its weights are and how it is asked."""
+    """One model: where its weights are and how it is prompted."""
 
     name: str
     """`--model-name`."""
@@ -28,9 +32,9 @@ class Entry:
     family: str
     """Key of `repe.paper.FAMILIES`."""
     template: str
-    """What stands around a text, `{input}` in its place; or `auto`."""
+    """Text with `{input}` in the place of a sample's text, or `auto`."""
     dtype: str
-    """Of the published weights: what `--dtype auto` takes on a GPU."""
+    """Type of the published weights: what `--dtype auto` uses on a GPU."""
 
     @property
     def label(self) -> str:
@@ -39,7 +43,7 @@ class Entry:
 
 
 MODELS = {
-    entry.label: entry
+    f"{entry.name}-{entry.size}": entry
     for entry in (
         # The paper's models. Its code calls the plain form bad for LLaMA2-chat and ChatML bad for Qwen-chat.
         Entry("llama2-chat", "7B", "meta-llama/Llama-2-7b-chat-hf", "llama2", LLAMA2_CHAT, "float16"),
@@ -86,10 +90,10 @@ DEFAULT_NAME, DEFAULT_SIZE = "llama2-chat", "7B"
 
 
 def entry(name: str | None, size: str | None) -> Entry:
-    """The row for a name and a size; llama2-chat and 7B where they are not given.
+    """The row for a name and a size; llama2-chat and 7B by default.
 
     Raises:
-        UserError: there is no such name, or not in this size.
+        UserError: the registry has no such name, or not in this size.
     """
     name, size = name or DEFAULT_NAME, size or DEFAULT_SIZE
     sizes = [row.size for row in MODELS.values() if row.name == name]
@@ -97,8 +101,57 @@ def entry(name: str | None, size: str | None) -> Entry:
         names = " ".join(dict.fromkeys(row.name for row in MODELS.values()))
         raise UserError(
             f"--model-name {name} is not in the registry (it has {names}); "
-            "for any other model leave name and size out and give --model-path"
+            "for any other model omit name and size and give --model-path"
         )
     if size not in sizes:
         raise UserError(f"--model-size {size} of {name} is not in the registry: it has {' '.join(sizes)}")
     return MODELS[f"{name}-{size}"]
+
+
+@dataclass(frozen=True)
+class Template:
+    """The prompt around a text."""
+
+    text: str
+    """With `{input}` in the place of the text."""
+    special_tokens: bool
+    """Whether the tokenizer adds its special tokens; a chat template contains them already."""
+
+    def render(self, text: str) -> str:
+        """The prompt for `text`; braces in `text` have no meaning."""
+        return self.text.replace(PLACE, text)
+
+
+def check_template(template: str) -> str:
+    """`template` itself.
+
+    Raises:
+        UserError: it is neither `auto` nor contains `{input}`.
+    """
+    if template != AUTO and PLACE not in template:
+        raise UserError(f'--template {template!r} does not contain {PLACE}: add it, for example "Q: {PLACE} A:"')
+    return template
+
+
+def resolve_template(template: str, tokenizer: Any) -> Template:
+    """The template to use: the one given, or for `auto` the tokenizer's chat template, or plain text without one.
+
+    A chat template is rendered once, for a conversation in which the user said `{input}` and the reply begins.
+
+    Raises:
+        UserError: the chat template cannot be rendered or does not contain the text.
+    """
+    if template != AUTO:
+        return Template(check_template(template), special_tokens=True)
+    if not getattr(tokenizer, "chat_template", None):
+        return Template(PLAIN, special_tokens=True)
+    conversation = [{"role": "user", "content": PLACE}]
+    try:
+        text = tokenizer.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=True, date_string=FIXED_DATE
+        )
+    except Exception as error:  # jinja2's and the templates' own, of any type
+        raise UserError(f"the tokenizer's chat template fails ({error}): give another with --template") from error
+    if PLACE not in text:
+        raise UserError(f"the tokenizer's chat template drops the text: give another with --template '{PLAIN}'")
+    return Template(text, special_tokens=False)

@@ -1,6 +1,6 @@
 """Recognition accuracy of every language's vectors on every language's pairs (Sections 3.2, 3.4): `acc.pt`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -90,6 +90,9 @@ class AccuracyFile(ResultFile):
     def untried(self, target: str, sources: list[str]) -> list[str]:
         """Those of `sources` whose vectors were not tried on `target` yet."""
         return [source for source in sources if target not in self.accuracy.get(source, {})]
+
+    def _missing(self, languages: Sequence[str]) -> list[str]:
+        return [language for language in languages if self.untried(language, [*languages])]
 
     def lacking(self, languages: list[str], same_language: bool) -> list[str]:
         """Pairs that are missing: of each language with itself, or of each with each."""

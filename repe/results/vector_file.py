@@ -1,51 +1,17 @@
-"""Concept vectors (Section 3.1), and the file that keeps those of a model and concept: `reader_dict.pt`."""
+"""The file of a model's vectors of one concept, `reader_dict.pt` (Section 3.1)."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 
 from repe.errors import UserError
-from repe.files import sha256
 from repe.paper import LANGUAGES, in_paper_order
-from repe.results import downloads as released
-from repe.results.result_file import ResultFile, expect
+from repe.results.result_file import Kind, ResultFile, expect
 from repe.results.torch_archive import holds
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """Concept vectors of one concept in one language."""
-
-    directions: np.ndarray
-    """float32 (layers, components, hidden)."""
-    signs: np.ndarray
-    """int8 (layers, components): +1, or -1 where the positive side has the smaller projection more often."""
-    details: Mapping[str, Any] = field(default_factory=dict)
-    """What else the file keeps of the language: pairs trained on, mean norms, vectors fitted for validation."""
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of directions and signs: tells whether accuracies belong to these vectors."""
-        return sha256(np.ascontiguousarray(self.directions).tobytes() + np.ascontiguousarray(self.signs).tobytes())
-
-
-def check_fit(vectors: Mapping[str, Vectors], layers: int, hidden: int) -> None:
-    """Refuse vectors of another model.
-
-    Raises:
-        UserError: some (named by their language) have another number of layers or another width than the model.
-    """
-    for language, one in vectors.items():
-        found, _, width = one.directions.shape
-        if (found, width) != (layers, hidden):
-            raise UserError(
-                f"the vectors of {language} are of another model ({found} layers of {width}) than the one named "
-                f"({layers} layers of {hidden}): collect them again, or name the right model"
-            )
+from repe.vectors.concept_vectors import ConceptVectors
 
 
 class VectorFile(ResultFile):
@@ -53,6 +19,48 @@ class VectorFile(ResultFile):
 
     stem = "reader_dict"
     tables: ClassVar = {"languages": 1}
+
+    @classmethod
+    def in_folder(cls, folder: str | Path, method: str = "cluster_mean") -> Self:
+        """The file in `<results>/<model>/<concept>`."""
+        path = Path(folder).resolve()
+        return cls(path.parents[1], path.parent.name, path.name, Kind(method))
+
+    def _missing(self, languages: Sequence[str]) -> list[str]:
+        return [language for language in languages if language not in self.vectors]
+
+    def of(self, languages: Sequence[str]) -> dict[str, ConceptVectors]:
+        """The vectors of `languages`.
+
+        Raises:
+            UserError: some have not been collected.
+        """
+        if missing := self._missing(languages):
+            raise UserError(
+                f"{self.path} has no vectors of {' '.join(missing)}: run collect_vector.py with the same options first"
+            )
+        return {language: self.vectors[language] for language in languages}
+
+    def save(
+        self, language: str, vectors: ConceptVectors, meta: Mapping[str, Any] | None = None, overwrite: bool = False
+    ) -> Path:
+        """Add the vectors of a language.
+
+        Args:
+            meta: what made them; what the vectors themselves know by default.
+            overwrite: replace what was made with other settings or inputs.
+
+        Raises:
+            UserError: the file was made with other settings, or cannot be written.
+        """
+        entry = {**_tensors(vectors), "train_pairs": vectors.train_pairs or 1}
+        if vectors.mean_norm is not None:
+            entry["mean_norm"] = torch.from_numpy(vectors.mean_norm)
+        if vectors.validation:
+            entry |= {f"validation_{name}": value for name, value in _tensors(vectors.validation).items()}
+        made_by = dict(meta if meta is not None else {**vectors.meta, "method": vectors.method})
+        self.add(made_by, len(vectors.directions), {"languages": {language: entry}}, overwrite)
+        return self.path
 
     def _check(self, content: dict[str, Any]) -> None:
         super()._check(content)
@@ -70,16 +78,21 @@ class VectorFile(ResultFile):
             pairs, norm = entry.get("train_pairs", 1), entry.get("mean_norm", torch.zeros(count))
             expect(type(pairs) is int and pairs > 0, f"train_pairs of {language}")
             expect(holds(norm, torch.float32, (count,)), f"mean_norm of {language}")
-            expect(bool((torch.isfinite(norm) & (norm >= 0)).all()), f"mean_norm of {language} is no length")
+            expect(bool((torch.isfinite(norm) & (norm >= 0)).all()), f"mean_norm of {language} is negative")
 
     def released_tables(self) -> tuple[int, dict[str, Any]]:
         """The download's vectors."""
-        found = released.read_vectors(self.released_path)
-        rows = {
-            language: {name: torch.from_numpy(entry[name]) for name in ("directions", "signs")}
+        rows = {language: _tensors(one) for language, one in self._released().items()}
+        return max((len(rows["directions"]) for rows in rows.values()), default=0), {"languages": rows}
+
+    def _released(self) -> dict[str, ConceptVectors]:
+        from repe.results import downloads  # only where there is a download
+
+        found = downloads.read_vectors(self.released_path)
+        return {
+            language: ConceptVectors(entry["directions"], entry["signs"], self.kind.method)
             for language, entry in found.items()
         }
-        return max((len(entry["layers"]) for entry in found.values()), default=0), {"languages": rows}
 
     @property
     def languages(self) -> list[str]:
@@ -87,15 +100,30 @@ class VectorFile(ResultFile):
         return list(self.vectors)
 
     @cached_property
-    def vectors(self) -> dict[str, Vectors]:
-        """Vectors by language, the paper's languages first; a language's `.pt` row goes before its `.pk` row."""
-        found = {}
-        if self.released_path.exists():
-            for language, entry in released.read_vectors(self.released_path).items():
-                found[language] = Vectors(entry["directions"], entry["signs"])
+    def vectors(self) -> dict[str, ConceptVectors]:
+        """Vectors by language, the paper's languages first; a language in the `.pt` takes precedence over the `.pk`."""
+        found = self._released() if self.released_path.exists() else {}
         for language, entry in self.content["languages"].items():
-            rest = {name: value for name, value in entry.items() if name not in ("directions", "signs")}
-            found[language] = Vectors(entry["directions"].numpy(), entry["signs"].numpy(), rest)
+            found[language] = _vectors(entry, self.kind.method, self.meta)
         if len({vectors.directions.shape for vectors in found.values()}) > 1:
             raise self.damaged(f"it and {self.released_path.name} hold vectors of different models")
-        return {language: found[language] for language in in_paper_order(found, LANGUAGES)}
+        return {language: found[language] for language in in_paper_order(found, LANGUAGES)} if found else {}
+
+
+def _tensors(vectors: ConceptVectors) -> dict[str, Any]:
+    return {"directions": torch.from_numpy(vectors.directions), "signs": torch.from_numpy(vectors.signs)}
+
+
+def _vectors(entry: Mapping[str, Any], method: str, meta: Mapping[str, Any]) -> ConceptVectors:
+    validation, norm = None, entry.get("mean_norm")
+    if "validation_directions" in entry:
+        validation = ConceptVectors(entry["validation_directions"].numpy(), entry["validation_signs"].numpy(), method)
+    return ConceptVectors(
+        entry["directions"].numpy(),
+        entry["signs"].numpy(),
+        method,
+        entry.get("train_pairs"),
+        None if norm is None else norm.numpy(),
+        validation,
+        meta,
+    )

@@ -1,318 +1,289 @@
-"""The command line that the five scripts share: options, exit statuses, one-line errors.
+"""The command line that the scripts share: options, what they name, exit statuses, one-line errors.
 
-Nothing heavy is imported here, so that `--help` answers at once.
+A script lists the groups of options that it uses, so that it refuses all others. Nothing heavy is imported here, so
+that `--help` answers at once.
 """
 
 import argparse
 import math
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from repe.constants import BASELINES, DRAWS, METHODS, OPERATORS, PERMUTATIONS, SCOPES
+from repe.constants import DRAWS, METHODS, PERMUTATIONS
 from repe.errors import UserError
-from repe.models.registry import DEFAULT_NAME, DEFAULT_SIZE
-from repe.paper import FAMILIES, TRAIN_SHARE
+from repe.files import plain_name
+from repe.models.registry import AUTO, DEFAULT_NAME, DEFAULT_SIZE, Entry
+from repe.models.registry import entry as registry_entry
+from repe.paper import FAMILIES, TRAIN_SHARE, family_by_name
 from repe.runs import processes
 
 INTERRUPTED = 130
 
+Group = Mapping[str, Mapping[str, Any]]
+"""Options by the title of their group, each with its settings for `add_argument`."""
+
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line, and which takes `--strength -1,0,1` without an equals sign."""
+
+    def __init__(self, doc: str | None, *groups: Group) -> None:
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        self._negative_number_matcher = re.compile(r"^-[\d.][\d.,eE+-]*$")
+        for group in groups:
+            for title, options in group.items():
+                added = self.add_argument_group(title)
+                for name, settings in options.items():
+                    added.add_argument(name, **settings)
 
     def error(self, message: str) -> NoReturn:
         """One line instead of the whole usage."""
         self.exit(2, f"error: {message} (see {self.prog} --help)\n" if processes.is_main() else None)
 
 
-def parser(doc: str, cross_model: bool = False) -> Parser:
-    """A parser with the shared options, described by the script's docstring.
+class _Names(argparse.Action):
+    """A list of names, separated by spaces or commas, without repeats."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        names = [name.strip() for value in values for name in value.split(",") if name.strip()]
+        if not names:
+            parser.error(f"argument {option_string}: give at least one name")
+        setattr(namespace, self.dest, list(dict.fromkeys(names)))
+
+
+def refuse(args: argparse.Namespace, groups: Sequence[Group], when: str, except_for: Sequence[str] = ()) -> None:
+    """Refuse options that would have no effect.
 
     Args:
-        doc: the description.
-        cross_model: also take the options of scripts that compare models.
+        args: the parsed command line.
+        groups: of the options.
+        when: for the message, such as `with --cross-model`.
+        except_for: options of these groups that do have an effect.
+
+    Raises:
+        UserError: one of the options was given another value than its default.
     """
-    parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _add_subject(parser.add_argument_group("what to study"))
-    _add_model(parser.add_argument_group("the model"))
-    _add_running(parser.add_argument_group("how to run it"))
-    results = parser.add_argument_group("results")
-    results.add_argument("--res-dir", type=Path, default=Path("res"), metavar="DIR", help="result files (default: res)")
-    results.add_argument("--overwrite", action="store_true", help="redo what is there already")
-    if cross_model:
-        _add_cross_model(parser.add_argument_group("comparing models"))
-    return parser
+    for name, settings in [item for group in groups for options in group.values() for item in options.items()]:
+        default = settings.get("default", False if settings.get("action") == "store_true" else None)
+        if name not in except_for and getattr(args, name.removeprefix("--").replace("-", "_")) != default:
+            raise UserError(f"{name} has no effect {when}: leave it out")
 
 
-def _add_subject(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--lang", nargs="+", metavar="LANG", help="languages, in this order (default: all there are)")
-    group.add_argument("--concept", nargs="+", metavar="CONCEPT", help="concepts (default: all there are)")
-    group.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="MVALUE (default: data)")
-    group.add_argument(
-        "--split",
-        type=_split,
-        default=TRAIN_SHARE,
-        metavar="S",
-        help="share (below 1) or number of pairs to train on, at most 0.8 of them; the test set stays (default: 0.8)",
-    )
-    group.add_argument(
-        "--split-by",
-        choices=("pair", "item"),
-        default="pair",
-        help="item: train on the same items in all languages, so that no translation of one is tested; in folders of "
-        "their own (default: pair, each language by itself as published)",
-    )
-    group.add_argument("--no-validation", action="store_true", help="leave out the accuracy on held-out training pairs")
-    group.add_argument("--random-direction", action="store_true", help="baseline: shuffle the training labels")
-    group.add_argument("--direction-method", choices=METHODS, default="cluster_mean", help="default: cluster_mean")
-    group.add_argument(
-        "--seed", type=_seed, default=1, metavar="N", help="of whatever is random but the split (default: 1)"
-    )
+NAMES: dict[str, Any] = {"nargs": "+", "action": _Names}
 
 
-def _add_model(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--model-name", metavar="NAME", help=f"in the registry (default: {DEFAULT_NAME})")
-    group.add_argument("--model-size", metavar="SIZE", help=f"in the registry (default: {DEFAULT_SIZE})")
-    group.add_argument(
-        "--model-path", metavar="PATH|HUB_ID", help="where the weights are; alone, any causal or encoder model"
-    )
-    group.add_argument(
-        "--model-label", metavar="LABEL", help="name of the results folder (default: the path's last part)"
-    )
-    group.add_argument(
-        "--model-family", choices=FAMILIES, help="whose language shares apply (default: the registry's, else by name)"
-    )
-    group.add_argument("--revision", metavar="REV", help="of a hub id (default: its newest)")
-    group.add_argument(
-        "--trust-remote-code", action="store_true", help="run Python that comes with the weights (default: refuse)"
-    )
-    group.add_argument(
-        "--template", metavar="TEXT", help='prompt around "{input}", or auto (default: the registry\'s, else auto)'
-    )
+def finite_number(text: str, is_valid: Callable[[float], bool], what: str) -> float:
+    """`text` as a number.
 
-
-def _add_running(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps (default: auto)"
-    )
-    group.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "float16", "bfloat16"),
-        default="auto",
-        help="default: auto, as published on a GPU, float32 on a CPU",
-    )
-    group.add_argument(
-        "--cache-states", type=Path, metavar="DIR", help="keep all texts' states there, and run no text twice"
-    )
-    group.add_argument("--truncate", action="store_true", help="cut texts that are too long (default: refuse them)")
-    group.add_argument(
-        "--batch-size", type=_batch_size, metavar="auto|N", help="texts a batch (default: auto, by number of tokens)"
-    )
-
-
-def _add_cross_model(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--cross-model", type=_names, metavar="A,B,...", help="compare these results folders; no model is loaded"
-    )
-    group.add_argument(
-        "--out-dir", type=Path, metavar="DIR", help="for figures and tables (default: RES_DIR/cross_model)"
-    )
-    group.add_argument(
-        "--layer-select",
-        type=_layer_select,
-        default="best",
-        metavar="best|validation|L",
-        help="also report the layer chosen on validation pairs, number L, or relative depth L like 0.5 (default: best, "
-        "on the test set as published)",
-    )
-
-
-def add_bootstrap(parser: argparse.ArgumentParser) -> None:
-    """Add the option that asks for intervals."""
-    what = "95 %% intervals, from N draws of the test items with all their translations"
-    _add_repeats(parser.add_argument_group("how sure it is"), "--bootstrap", DRAWS, what)
-
-
-def add_permutations(parser: argparse.ArgumentParser, test: str) -> None:
-    """Add the option that asks for p-values, of a `test`."""
-    _add_repeats(parser.add_argument_group("p-values"), "--permutations", PERMUTATIONS, f"{test}, from N permutations")
-
-
-def _add_repeats(group: argparse._ArgumentGroup, name: str, usual: int, what: str) -> None:
-    """An option that is off unless it is given, with a number or without one."""
-    text = f"{what} (N: {usual}; default: none)"
-    group.add_argument(name, type=_count, nargs="?", const=usual, default=0, metavar="N", help=text)
-
-
-def add_collection(parser: Parser) -> Parser:
-    """Add the options of collecting vectors to those that all scripts share."""
-    parser.add_argument_group("collecting").add_argument(
-        "--stream", action="store_true", help="put states aside on the disk: memory does not grow with the texts"
-    )
-    return parser
-
-
-def add_control(parser: argparse.ArgumentParser) -> None:
-    """Add the options of control to those that all scripts share."""
-    group = parser.add_argument_group("control")
-    group.add_argument("--source-lang", nargs="+", required=True, metavar="LANG", help="whose vectors steer")
-    group.add_argument(
-        "--target-lang", nargs="+", metavar="LANG", help="of the prompts (default: --lang, else all the file has)"
-    )
-    group.add_argument(
-        "--prompts", type=Path, required=True, metavar="FILE", help="JSON lines with id, lang, prompt, harmful"
-    )
-    group.add_argument(
-        "--layers", default="0.3:0.6", metavar="L", help="numbers 18,19,20 or relative depths (default: 0.3:0.6)"
-    )
-    group.add_argument(
-        "--strength",
-        type=_numbers,
-        default="-1,-0.5,0,0.5,1",
-        metavar="S,...",
-        help="default: --strength=-1,-0.5,0,0.5,1",
-    )
-    group.add_argument(
-        "--strength-unit",
-        choices=("hidden", "raw"),
-        default="hidden",
-        help="mean norms of the layer's states on the source's training texts, or 1 (default: hidden)",
-    )
-    group.add_argument("--operator", choices=OPERATORS, default="linear_comb", help="default: linear_comb")
-    group.add_argument("--scope", choices=SCOPES, default="all", help="tokens that are steered (default: all)")
-    group.add_argument(
-        "--baseline",
-        type=_baselines,
-        default=",".join(BASELINES),
-        metavar="B,...",
-        help=f"what replies to compare (default: {','.join(BASELINES)})",
-    )
-    group.add_argument("--random-draws", type=_count, default=3, metavar="N", help="random directions (default: 3)")
-    group.add_argument(
-        "--calibrate",
-        action="store_true",
-        help="choose each language's strength so that the next token's distribution moves as far (KL divergence) as "
-        "the first source's vector moves its own language's",
-    )
-    group.add_argument("--max-new-tokens", type=_count, default=64, metavar="N", help="a reply's most (default: 64)")
-    group.add_argument("--temperature", type=_temperature, default=0.0, metavar="T", help="default: 0, greedy")
-    group.add_argument("--top-p", type=_share, default=1.0, metavar="P", help="with a temperature (default: 1)")
-    group.add_argument("--num-beams", type=_count, default=1, metavar="N", help="default: 1")
-    group.add_argument(
-        "--classifier", metavar="PATH|HUB_ID", help="text classifier that tells refusals (default: phrase lists)"
-    )
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = [math.nan]
-    if not all(map(math.isfinite, values)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers like -4,-2,0,2,4")
-    return values
-
-
-def _baselines(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if unknown := [name for name in names if name not in BASELINES]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(BASELINES)}")
-    return [name for name in BASELINES if name in names]
-
-
-def _layer_select(text: str) -> str | int | float:
-    if text in ("best", "validation"):
-        return text
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    try:
-        depth = float(text)
-    except ValueError:
-        depth = math.nan
-    if not 0 <= depth < 1 or text.isdecimal():
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither best, validation, a layer from 1 on, nor a relative depth below 1"
-        )
-    return depth
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-    return int(text)
-
-
-def _temperature(text: str) -> float:
-    value = _numbers(text)[0]
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is below 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = _numbers(text)[0]
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
-    return value
-
-
-def _split(text: str) -> float:
+    Raises:
+        argparse.ArgumentTypeError: it is not a number, or `is_valid` refuses it; `what` describes valid values.
+    """
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a share nor a number of pairs above 0")
+    if not (math.isfinite(value) and is_valid(value)):
+        raise argparse.ArgumentTypeError(f"{text!r} must be {what}")
     return value
 
 
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
-    return int(text)
+def positive_integer(text: str) -> int:
+    """The type of an option that takes 1, 2, ..."""
+    return int(finite_number(text, lambda value: value >= 1 and text.isdecimal(), "a positive integer"))
 
 
-def _batch_size(text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number from 1 on")
-    return int(text)
+def non_negative_integer(text: str) -> int:
+    """The type of an option that takes 0, 1, ..."""
+    return int(finite_number(text, lambda _: text.isdecimal(), "a non-negative integer"))
 
 
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise argparse.ArgumentTypeError("name at least one results folder")
-    return list(dict.fromkeys(names))
+def split(text: str) -> float:
+    """The type of `--split`."""
+    return finite_number(text, lambda value: value > 0, "a share or a number of pairs above 0")
 
 
-def report_files(paths: Sequence[Path]) -> None:
-    """One line that says which files were written where."""
+def batch_size(text: str) -> int | None:
+    """The type of `--batch-size`: None for `auto`."""
+    return None if text == "auto" else positive_integer(text)
+
+
+def layer_select(text: str) -> str | int | float:
+    """The type of `--layer-select`: `best`, `validation`, a layer number or a relative depth."""
+    if text in ("best", "validation"):
+        return text
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    what = "best, validation, a layer number from 1, or a relative depth from 0 to below 1"
+    return finite_number(text, lambda value: 0 <= value < 1 and not text.isdecimal(), what)
+
+
+SUBJECT = {
+    "data": {
+        "--lang": {
+            **NAMES,
+            "metavar": "LANG",
+            "help": "languages, in this order (default: all in the data or results)",
+        },
+        "--concept": {**NAMES, "metavar": "CONCEPT", "help": "concepts (default: all in the data or results)"},
+    }
+}
+DATA = {
+    "data files": {
+        "--data-dir": {"type": Path, "default": Path("data"), "metavar": "DIR", "help": "MVALUE folder (default: data)"}
+    }
+}
+METHOD = {
+    "method": {
+        "--split": {
+            "type": split,
+            "default": TRAIN_SHARE,
+            "metavar": "S",
+            "help": "share (below 1) or number of training pairs, at most 80 %%; the test set stays (default: 0.8)",
+        },
+        "--split-by": {
+            "choices": ("pair", "item"),
+            "default": "pair",
+            "help": "item: split all languages at the same items (default: pair, per language as published)",
+        },
+        "--random-direction": {"action": "store_true", "help": "baseline: shuffle the training labels"},
+        "--direction-method": {"choices": METHODS, "default": "cluster_mean", "help": "default: cluster_mean"},
+    }
+}
+SEED = {
+    "randomness": {
+        "--seed": {
+            "type": non_negative_integer,
+            "default": 1,
+            "metavar": "N",
+            "help": "random seed (does not affect the split; default: 1)",
+        }
+    }
+}
+VALIDATION = {
+    "validation": {
+        "--no-validation": {"action": "store_true", "help": "do not compute accuracy on held-out training pairs"}
+    }
+}
+MODEL = {
+    "model": {
+        "--model-name": {"metavar": "NAME", "help": f"name in the registry (default: {DEFAULT_NAME})"},
+        "--model-size": {"metavar": "SIZE", "help": f"size in the registry (default: {DEFAULT_SIZE})"},
+        "--model-path": {"metavar": "PATH|HUB_ID", "help": "weights; without a name, any causal or encoder model"},
+        "--model-label": {"metavar": "LABEL", "help": "name of the results folder (default: last part of the path)"},
+        "--model-family": {
+            "choices": tuple(FAMILIES),
+            "help": "family whose pre-training shares apply (default: the registry's, else by name)",
+        },
+    }
+}
+RUNNING = {
+    "running the model": {
+        "--template": {
+            "metavar": "TEXT",
+            "help": 'prompt around "{input}", or auto (default: the registry\'s, or auto)',
+        },
+        "--device": {"default": "auto", "metavar": "DEVICE", "help": "auto, cpu, cuda, cuda:1 or mps (default: auto)"},
+        "--dtype": {
+            "choices": ("auto", "float32", "float16", "bfloat16"),
+            "default": "auto",
+            "help": "default: auto (as published on a GPU, float32 on a CPU)",
+        },
+        "--batch-size": {"type": batch_size, "metavar": "auto|N", "help": "texts per batch (default: auto)"},
+        "--truncate": {"action": "store_true", "help": "cut texts that exceed the context length"},
+        "--revision": {"metavar": "REV", "help": "revision of a hub id (default: the newest)"},
+        "--trust-remote-code": {"action": "store_true", "help": "run Python code that comes with the weights"},
+    }
+}
+CACHE = {"caching": {"--cache-states": {"type": Path, "metavar": "DIR", "help": "cache hidden states in DIR"}}}
+RESULTS = {
+    "results": {
+        "--res-dir": {"type": Path, "default": Path("res"), "metavar": "DIR", "help": "results folder (default: res)"}
+    }
+}
+OVERWRITE = {"existing results": {"--overwrite": {"action": "store_true", "help": "redo existing results"}}}
+COMPARISON = {
+    "comparing models": {
+        "--cross-model": {**NAMES, "metavar": "MODEL", "help": "results folders to compare; no model is loaded"},
+        "--out-dir": {
+            "type": Path,
+            "metavar": "DIR",
+            "help": "folder for figures and tables (default: RES_DIR/cross_model)",
+        },
+        "--layer-select": {
+            "type": layer_select,
+            "default": "best",
+            "metavar": "best|validation|L",
+            "help": "also report the layer chosen on validation pairs, layer number L, or relative depth L (below 1)",
+        },
+    }
+}
+BOOTSTRAP = {
+    "uncertainty": {
+        "--bootstrap": {
+            "type": positive_integer,
+            "nargs": "?",
+            "const": DRAWS,
+            "default": 0,
+            "metavar": "N",
+            "help": f"95 %% intervals over test items from N bootstrap draws (N: {DRAWS}; default: no intervals)",
+        }
+    }
+}
+
+
+def permutations(test: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """The group of the option that asks for p-values of a `test`."""
+    settings = {"type": positive_integer, "nargs": "?", "const": PERMUTATIONS, "default": 0, "metavar": "N"}
+    what = f"{test} from N permutations (N: {PERMUTATIONS}; default: no test)"
+    return {"p-values": {"--permutations": {**settings, "help": what}}}
+
+
+def named_model(args: argparse.Namespace) -> tuple[str, Entry]:
+    """The label of the model that the options name, and its row: the registry's, or one for any model by its path.
+
+    Raises:
+        UserError: the registry has no such row, or the label is not a valid name.
+    """
+    if args.model_path and not (args.model_name or args.model_size):
+        label = args.model_label or Path(args.model_path).resolve().name
+        row = Entry(label, "", args.model_path, family_by_name(label).name, AUTO, "")
+    else:
+        row = registry_entry(args.model_name, args.model_size)
+        label = args.model_label or row.label
+        row = replace(row, hub_id=args.model_path or row.hub_id)
+    return plain_name(label, "--model-label"), replace(row, family=args.model_family or row.family)
+
+
+def results_folder(args: argparse.Namespace, label: str) -> Path:
+    """Results of a model: `<label>`, `<label>-0.4`, `<label>-item` or `<label>-0.4-item`, by the split."""
+    name = plain_name(label, "model name") + ("" if args.split == TRAIN_SHARE else f"-{float(args.split)}")
+    return Path(args.res_dir) / (name if args.split_by == "pair" else f"{name}-{args.split_by}")
+
+
+def print_written(paths: Sequence[Path]) -> None:
+    """Print which files were written to which folder."""
     print(f"wrote {', '.join(path.name for path in paths)} to {paths[0].parent}")
 
 
 def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> NoReturn:
-    """Parse the command line, run `main`, and end with the status that users can rely on.
-
-    0 is done (also when there was nothing to do), 2 is for what the user can mend, 130 is after Ctrl-C.
-    """
-    # PyTorch then takes large tensors on a CPU in huge pages, where Linux offers them: forward passes give back and
-    # take anew what they compute in, and with small pages up to a tenth of their time goes to the kernel.
+    """Parse the command line, call `main`, and exit: 0 done, 2 the user can fix it, 130 interrupted by Ctrl-C."""
+    # Lets PyTorch allocate large CPU tensors in huge pages where Linux offers them: with small pages, up to a tenth of
+    # the time of a forward pass is spent in the kernel.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         main(parser.parse_args())
     except UserError as error:
         if processes.reports_errors():
-            # The main process's progress bar may stand in the line.
+            # Other processes may print into the main process's progress bar.
             start = "" if processes.is_main() else "\n"
             print(f"{start}error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         if processes.is_main():
-            print("\ninterrupted: what was finished is on disk; the same command goes on from there", file=sys.stderr)
+            print("\ninterrupted: finished results are saved; run the same command to continue", file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(0)

@@ -1,8 +1,8 @@
-"""Several processes on one stage: started by `accelerate launch` or torchrun, they divide its sets among them.
+"""Several processes on one stage, started by `accelerate launch` or torchrun, divide its sets among them.
 
-The main process finds what there is to do, once, and sends it to the others, since what is on disk changes as soon as
-the first of them writes. From then on they meet again only at the end. What they send are small plain objects, so they
-talk over the CPU whatever the models run on. Without a launcher there is one process, and nothing of this is set up.
+The main process plans the work once and sends the plan to the others, since files change as soon as the first process
+writes. After that they only meet at the end. The messages are small plain objects, so they travel over the CPU whatever
+device the models use. Without a launcher there is one process, and none of this is set up.
 """
 
 import datetime
@@ -13,39 +13,34 @@ from typing import TypeVar
 
 from repe.errors import UserError
 
-# What launchers tell each process.
+# What launchers set for each process.
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
-# How long processes wait for each other: the main one may be fetching a model, another may have much left to do. One
-# that has ended ends the waiting at once.
+# How long processes wait for each other: the main one may be downloading a model, another may have much work left. A
+# process that has ended ends the wait at once.
 PATIENCE = datetime.timedelta(days=30)
 
-Decision = TypeVar("Decision")
+Planned = TypeVar("Planned")
 Name = TypeVar("Name", bound=Hashable)
 
 
 def count() -> int:
-    """How many processes divide the work."""
+    """Number of processes that share the work."""
     return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in LAUNCHED) else 1
 
 
 def rank() -> int:
-    """Which of them this one is, from 0."""
+    """Index of this process; 0 is the main process."""
     return int(os.environ["RANK"]) if count() > 1 else 0
 
 
-def local_rank() -> int:
-    """Which of those on this machine it is, from 0."""
-    return int(os.environ["LOCAL_RANK"]) if count() > 1 else 0
-
-
 def is_main() -> bool:
-    """Whether this process says what is said once."""
-    return rank() == 0
+    """Whether this is the main process, which prints what is printed once."""
+    return count() == 1 or rank() == 0
 
 
 def reports_errors() -> bool:
-    """Whether an error is this process's to tell: until the work is divided all meet the same ones."""
+    """Whether this process prints an error: before the work is divided, all processes meet the same ones."""
     if is_main():
         return True
     from torch import distributed
@@ -53,81 +48,66 @@ def reports_errors() -> bool:
     return distributed.is_initialized()
 
 
-def alone(what: str) -> None:
+def require_single(what: str) -> None:
     """Refuse work that is not divided.
 
     Raises:
         UserError: there are several processes.
     """
     if count() > 1:
-        raise UserError(f"{what} is not divided among processes: start it with python, without a launcher")
+        raise UserError(f"{what} runs in one process: start it with python, without a launcher")
 
 
-def decided(plan: Callable[[], Decision]) -> Decision:
-    """What `plan` gives in the main process, in all processes; the others end with status 2 where it fails.
+def plan_once(plan: Callable[[], Planned]) -> Planned:
+    """The result of `plan` in the main process, sent to all; the others end with status 2 if it fails.
 
     Args:
-        plan: finds out what there is to do; run in the main process alone. What it gives must be picklable.
+        plan: called in the main process only; returns something picklable.
     """
     if count() == 1:
         return plan()
     from torch import distributed
 
-    if not is_main():
-        return _received()
+    message: list[list[Planned] | None] = [None]
     distributed.init_process_group("gloo", timeout=PATIENCE)
     try:
-        found = [plan()]
-    except UserError:
-        distributed.broadcast_object_list([_Failed()])
-        raise
-    distributed.broadcast_object_list(found)
-    return found[0]
-
-
-class _Failed:
-    """In place of a plan: the main process could not make one, and has said why."""
-
-
-def _received() -> Decision:  # type: ignore[type-var]
-    """The main process's plan."""
-    from torch import distributed
-
-    received: list[Decision | _Failed | None] = [None]
-    distributed.init_process_group("gloo", timeout=PATIENCE)
-    try:
-        distributed.broadcast_object_list(received)
-    except RuntimeError:  # the main process is gone
+        if is_main():
+            message = [[plan()]]
+    finally:  # also when planning failed: the others then receive None
+        try:
+            distributed.broadcast_object_list(message)
+        except RuntimeError:  # the main process is gone
+            message = [None]
+    if message[0] is None:
         sys.exit(2)
-    (plan,) = received
-    if isinstance(plan, _Failed):
-        sys.exit(2)
-    return plan  # type: ignore[return-value]
+    return message[0][0]
 
 
-def share(lengths: Mapping[Name, int]) -> list[Name]:
+def share(sizes: Mapping[Name, int]) -> list[Name]:
     """This process's part of the work, in the order given.
 
-    The longest first, each goes to the process that has least so far, the first of equals.
+    The largest piece goes first; each goes to the process with the least work so far, the first of equals.
 
     Args:
-        lengths: of each piece of work, in any unit; the same in all processes.
+        sizes: of each piece of work, in any unit; the same in all processes.
     """
+    if count() == 1:
+        return list(sizes)
     loads = [0] * count()
     mine = set()
-    for name in sorted(lengths, key=lambda name: -lengths[name]):
+    for name in sorted(sizes, key=lambda name: -sizes[name]):
         least = loads.index(min(loads))
-        loads[least] += lengths[name]
+        loads[least] += sizes[name]
         if least == rank():
             mine.add(name)
-    return [name for name in lengths if name in mine]
+    return [name for name in sizes if name in mine]
 
 
 def finished() -> None:
-    """Wait until all processes are done with their parts.
+    """Wait until all processes have finished their parts.
 
     Raises:
-        UserError: in the main process, if another one ended before it was done; others end with status 2.
+        UserError: in the main process, if another one ended early; others end with status 2.
     """
     if count() == 1:
         return
@@ -139,7 +119,7 @@ def finished() -> None:
         if not is_main():
             sys.exit(2)
         raise UserError(
-            "another process ended before its part was done (see what it said): what was finished is on disk; the same "
-            "command goes on from there"
+            "another process ended before its part was done (see its message): finished results are saved; run the "
+            "same command again to continue"
         ) from error
     distributed.destroy_process_group()

@@ -1,108 +1,107 @@
-"""Hidden states of the last token: what the paper's concept vectors are made of (Section 3.1).
+"""Hidden states of each text's last token, from which the paper's concept vectors are made (Section 3.1).
 
-State l of a text, for l in 1..N, is what block l (counted from 1) gives for the text's last token; state N is taken
-after the model's final norm. That is Transformers' `hidden_states[l]`; the embeddings, `hidden_states[0]`, are left
-out.
+State l of a text, l in 1..N, is the output of block l for the text's last token; state N is taken after the model's
+final norm. This equals Transformers' `hidden_states[l]`; the embeddings, `hidden_states[0]`, are not used.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from repe.errors import UserError
-from repe.models.loading import Model
-from repe.vectors.batching import in_batches
 
-# Tokenizers keep much more of a text than its tokens until they are done.
-ENCODED_AT_ONCE = 1000
+if TYPE_CHECKING:
+    from repe.models.model import Model
+
+# Texts per call of the tokenizer, which keeps much more of a text than its tokens until the call returns.
+TEXTS_PER_CALL = 1000
+
+# Padded tokens per batch of a forward pass, and of prompts and replies to decode (one token of each row at a time, so
+# that more rows still pay). On a CPU, larger batches gain nothing: with 2,048 tokens, short texts are padded by half.
+TOKENS = {"cpu": 512, "mps": 4096}
+DECODING_TOKENS = {"cpu": 8192, "mps": 16384}
+
+# On a GPU the budget is what fits into this share of the free memory, within these bounds: fewer tokens leave it idle,
+# more gain nothing.
+FREE_SHARE = 0.5
+CUDA_TOKENS = (2048, 65536)
 
 
 @torch.inference_mode()
 def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None = None) -> torch.Tensor:
-    """Run `texts` through the trunk and keep each one's last token, see `visit_last_tokens`.
+    """Run `texts` through the trunk and keep the state of each one's last token in every layer.
 
-    Returns:
-        (layers, texts, hidden) in the model's dtype, on the device that token ids go to; texts in the order given.
-    """
-    states = torch.empty(model.layers, len(texts), model.hidden_size, dtype=model.dtype, device=model.device)
-
-    def keep(rows: list[int], found: list[torch.Tensor]) -> None:
-        index = torch.tensor(rows, device=states.device)
-        for layer, state in enumerate(found):
-            states[layer, index] = state.to(states.device)
-
-    visit_last_tokens(model, texts, keep, batch_size)
-    return states
-
-
-@torch.inference_mode()
-def visit_last_tokens(
-    model: Model,
-    texts: Sequence[str],
-    visit: Callable[[list[int], list[torch.Tensor]], None],
-    batch_size: int | None = None,
-) -> None:
-    """Run `texts` through the trunk and hand over each one's last token, a batch at a time.
-
-    Texts of like length share a batch. They are padded on the right whatever the tokenizer's side: a causal model then
-    needs neither shifted positions nor a mask for the tokens that count, and an encoder has its mask.
-
-    Where a batch does not fit into memory, half of it is tried, and batches stay that small from then on.
+    Texts are padded on the right: a causal model then needs neither shifted positions nor a mask for the tokens that
+    count, and an encoder has its mask.
 
     Args:
         model: trunk, tokenizer and template.
         texts: without the template.
-        visit: takes the indices of a batch's texts and, for each layer, their states (texts, hidden), in the model's
-            dtype, on the device of the layer.
-        batch_size: texts a batch; None for as many as a budget of tokens allows.
+        batch_size: texts per batch; None for as many as a budget of tokens allows.
+
+    Returns:
+        (layers, texts, hidden) in the model's dtype, on the device of the token ids; texts in the order given.
 
     Raises:
-        UserError: a text has no token or more than the model has positions for; a state is not finite; a single text
-            does not fit into memory.
+        UserError: a text has no tokens or exceeds the context length; a state is not finite; a single text does not fit
+            into memory.
     """
     tokens = tokenize(model, texts)
-    with _kept_last_tokens([*model.blocks][:-1]) as kept:
+    states = torch.empty(model.layers, len(texts), model.hidden_size, dtype=model.dtype, device=model.device)
+    seen: list[torch.Tensor] = []
+    last = torch.empty(0)
 
-        def run(rows: list[int]) -> None:
-            ids, mask, last = _padded([tokens[row] for row in rows], model)
-            kept.start(last)
-            output = model.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            states = [*kept.states, at_places(output, last)]
-            _check_finite(model, states, rows, texts)
-            visit(rows, states)
+    def keep(_block: nn.Module, _inputs: Any, output: Any) -> None:
+        seen.append(at_positions(states_of(output), last))
 
+    def run(rows: list[int]) -> None:
+        nonlocal last
+        seen.clear()
+        ids, mask, last = _padded([tokens[row] for row in rows], model)
+        keep(model.trunk, None, model.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state)
+        for layer, state in enumerate(seen):
+            if not torch.isfinite(state).all():
+                raise _not_finite(model, layer + 1, state, [texts[row] for row in rows])
+            states[layer, rows] = state.to(states.device)
+
+    with ExitStack() as hooks:
+        for block in [*model.blocks][:-1]:
+            hooks.callback(block.register_forward_hook(keep).remove)
         in_batches(run, [len(ids) for ids in tokens], model, batch_size)
+    return states
 
 
 def tokenize(model: Model, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text in the model's template.
 
     Raises:
-        UserError: a text has no token, or more than the model has positions for.
+        UserError: a text has no tokens or exceeds the context length.
     """
     tokens = encode(model, texts)
     for place, (text, ids) in enumerate(zip(texts, tokens, strict=True)):
         if not ids:
-            raise UserError(f"{model.label} makes no token of the text {shorten(text)}: mend the text or the template")
+            raise UserError(f"{model.label} produced no tokens for {shorten(text)}: fix the text or the template")
         if model.max_tokens and len(ids) > model.max_tokens:
             if not model.truncate:
                 raise UserError(
-                    f"the text {shorten(text)} has {len(ids)} tokens, {model.label} takes {model.max_tokens}: "
-                    "shorten it, or cut it with --truncate"
+                    f"the text {shorten(text)} has {len(ids)} tokens and exceeds the context length of {model.label} "
+                    f"({model.max_tokens}): shorten it, or cut such texts with --truncate"
                 )
             tokens[place] = _cut(model, text, model.max_tokens)
     return tokens
 
 
 def encode(model: Model, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text in the model's template, however many."""
+    """Token ids of each text in the model's template, without any check."""
     ids: list[list[int]] = []
-    for start in range(0, len(texts), ENCODED_AT_ONCE):
+    for start in range(0, len(texts), TEXTS_PER_CALL):
         ids += model.tokenizer(
-            [model.template.render(text) for text in texts[start : start + ENCODED_AT_ONCE]],
+            [model.template.render(text) for text in texts[start : start + TEXTS_PER_CALL]],
             add_special_tokens=model.template.special_tokens,
             return_attention_mask=False,
             return_token_type_ids=False,
@@ -111,8 +110,8 @@ def encode(model: Model, texts: Sequence[str]) -> list[list[int]]:
     return ids
 
 
-def _cut(model: Model, text: str, most: int) -> list[int]:
-    """Token ids of the longest beginning of `text` that fits, the template around it whole.
+def _cut(model: Model, text: str, limit: int) -> list[int]:
+    """Token ids of the longest beginning of `text` that fits into `limit` tokens, with the template around it intact.
 
     Raises:
         UserError: the template alone does not fit.
@@ -120,71 +119,107 @@ def _cut(model: Model, text: str, most: int) -> list[int]:
     fits, too_long = 0, len(text)
     while too_long - fits > 1:
         middle = (fits + too_long) // 2
-        fits, too_long = (middle, too_long) if len(encode(model, [text[:middle]])[0]) <= most else (fits, middle)
+        fits, too_long = (middle, too_long) if len(encode(model, [text[:middle]])[0]) <= limit else (fits, middle)
     (ids,) = encode(model, [text[:fits]])
-    if len(ids) > most:
-        raise UserError(f"the template alone is longer than the {most} tokens that {model.label} takes: shorten it")
+    if len(ids) > limit:
+        raise UserError(f"the template alone exceeds the context length of {model.label} ({limit} tokens): shorten it")
     return ids
 
 
 def shorten(text: str, length: int = 60) -> str:
-    """`text` in quotes, cut for a message."""
+    """`text` in quotes, shortened for a message."""
     return repr(text if len(text) <= length else f"{text[:length]}...")
 
 
 def _padded(tokens: list[list[int]], model: Model) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids and mask (texts, tokens), padded on the right, and the index of each text's last token."""
+    """Token ids and mask (texts, tokens), padded on the right, and the index of each text's last token (texts,)."""
     lengths = torch.tensor([len(ids) for ids in tokens])
-    # What stands in the padding does not matter, but it has to be a token that there is.
+    # The value of the padding does not matter, but it has to be a token of the vocabulary.
     ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in tokens], batch_first=True, padding_value=0)
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
     return ids.to(model.device), mask.to(model.device), (lengths - 1).to(model.device)
 
 
-def at_places(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Each text's state at its place (texts,), (texts, hidden), from those of all tokens, (texts, tokens, hidden)."""
-    # Indexing with tensors copies, so the states of all tokens can be freed.
-    return states[torch.arange(len(places), device=states.device), places.to(states.device)]
+def at_positions(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """The state (texts, hidden) of each text at its position (texts,), from states (texts, tokens, hidden)."""
+    # Indexing with tensors copies, so that the states of the other tokens can be freed.
+    return states[torch.arange(len(positions), device=states.device), positions.to(states.device)]
 
 
 def states_of(output: Any) -> torch.Tensor:
-    """The states (rows, tokens, hidden) in what a block or a part of one gives."""
-    # A tensor in some architectures, in others a tuple that begins with it.
+    """The states (rows, tokens, hidden) in the output of a block or of a part of one."""
+    # Some architectures return a tensor, others a tuple that begins with it.
     states: torch.Tensor = output[0] if isinstance(output, tuple) else output
     return states
 
 
-class _Kept:
-    """What the hooks have seen of the batch under way."""
-
-    def __init__(self) -> None:
-        self.states: list[torch.Tensor] = []
-        self.last = torch.empty(0)
-
-    def start(self, last: torch.Tensor) -> None:
-        self.states, self.last = [], last
-
-    def hook(self, _block: nn.Module, _inputs: Any, output: Any) -> None:
-        self.states.append(at_places(states_of(output), self.last))
+def _not_finite(model: Model, layer: int, state: torch.Tensor, texts: Sequence[str]) -> UserError:
+    bad = int((~torch.isfinite(state).all(dim=-1)).nonzero()[0])
+    wider = "bfloat16 or float32" if model.dtype == torch.float16 else "float32"
+    remedy = "the weights are damaged" if model.dtype == torch.float32 else f"use a wider --dtype ({wider})"
+    return UserError(
+        f"{model.label}: the state of layer {layer} is not finite in {model.dtype} for {shorten(texts[bad])}: {remedy}"
+    )
 
 
-@contextmanager
-def _kept_last_tokens(blocks: Sequence[nn.Module]) -> Iterator[_Kept]:
-    """Keep the last tokens' states of `blocks` while the trunk runs; the hooks go again, whatever happens."""
-    kept = _Kept()
-    hooks = [block.register_forward_hook(kept.hook) for block in blocks]
-    try:
-        yield kept
-    finally:
-        for hook in hooks:
-            hook.remove()
+def token_budget(model: Model, decoding: bool = False) -> int:
+    """Padded tokens per batch for `--batch-size auto`; with `decoding`, of prompts together with their replies."""
+    if model.device.type != "cuda":
+        return (DECODING_TOKENS if decoding else TOKENS)[model.device.type]
+    if decoding:  # each token is kept with its keys and values
+        numbers = 2 * model.layers * model.hidden_size
+    else:  # a few copies of the widest activation are alive at once, and some states around them
+        widest = max(size for parameter in model.blocks[0].parameters() for size in parameter.shape)
+        numbers = 4 * widest + 8 * model.hidden_size
+    free, _ = torch.cuda.mem_get_info(model.device)
+    low, high = CUDA_TOKENS
+    return min(max(int(FREE_SHARE * free / (numbers * model.dtype.itemsize)), low), high)
 
 
-def _check_finite(model: Model, states: Sequence[torch.Tensor], rows: Sequence[int], texts: Sequence[str]) -> None:
-    for layer, state in enumerate(states, start=1):
-        bad = ~torch.isfinite(state).all(dim=-1)
-        if bad.any():
-            text = shorten(texts[min(row for row, is_bad in zip(rows, bad.tolist(), strict=True) if is_bad)])
-            wider = "bfloat16 or float32" if model.dtype == torch.float16 else "float32"
-            remedy = "the weights are damaged" if model.dtype == torch.float32 else f"use a wider --dtype ({wider})"
-            raise UserError(f"{model.label}: layer {layer} of the text {text} is not finite in {model.dtype}: {remedy}")
+def next_batch(lengths: Sequence[int], budget: int, batch_size: int | None) -> list[int]:
+    """Indices of the longest texts, as many as fit: padding is small and the largest batch comes first.
+
+    Args:
+        lengths: tokens per text.
+        budget: padded tokens per batch, where `batch_size` is None.
+        batch_size: texts per batch, or None.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    return order[: batch_size or max(1, budget // max(1, lengths[order[0]]))]
+
+
+def in_batches(run: Callable[[list[int]], None], lengths: Sequence[int], model: Model, batch_size: int | None) -> None:
+    """Call `run` with the indices of one batch of texts after another.
+
+    A batch that does not fit into memory is run again in halves, and later batches of the model stay as small.
+
+    Args:
+        run: processes one batch.
+        lengths: tokens per text.
+        model: its device and its limits decide the batch size.
+        batch_size: texts per batch; None for the budget of tokens.
+
+    Raises:
+        UserError: a single text does not fit.
+    """
+    budget = token_budget(model)
+    waiting = list(range(len(lengths)))
+    while waiting:
+        size = min(batch_size, model.limits.get("texts", batch_size)) if batch_size else None
+        tokens = min(budget, model.limits.get("tokens", budget))
+        rows = [waiting[place] for place in next_batch([lengths[row] for row in waiting], tokens, size)]
+        try:
+            run(rows)
+        except torch.OutOfMemoryError as error:
+            longest, half = max(lengths[row] for row in rows), len(rows) // 2
+            if half == 0:
+                raise UserError(
+                    f"{model.label}: a text of {longest} tokens does not fit into memory: use --dtype float16 or "
+                    "another --device"
+                ) from error
+            model.limits.update(texts=half, tokens=half * longest)
+            if model.device.type == "cuda":
+                torch.cuda.empty_cache()
+        else:
+            done = set(rows)
+            waiting = [row for row in waiting if row not in done]

@@ -1,93 +1,84 @@
-"""Where states come from: a model that is loaded when it is needed, or files of what it gave before.
+"""Cached hidden states, `--cache-states DIR`: each text is run once per model.
 
-With `--cache-states DIR` each text is run once in the life of a model: the states of all texts of a data file are kept,
-so that other splits, methods, seeds and recognition need no model at all.
+Other splits, methods, seeds, and recognition then need no model.
 """
 
-import argparse
+from __future__ import annotations
+
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from repe.data import Split, texts_of
 from repe.errors import UserError
-from repe.files import sha256, write_whole
-from repe.models.loading import Model
-from repe.runs.chosen import ChosenModel
-from repe.vectors.hidden_states import last_token_states
+from repe.files import write_whole
 
-# What decides a text's states, of the settings of a run.
+if TYPE_CHECKING:
+    from repe.models.model import Model
+    from repe.models.source import ModelSource
+
+# The settings of a model that decide its states.
 SETTINGS = ("weights", "template", "special_tokens", "truncate", "dtype")
 
-States = Callable[[Sequence[str]], torch.Tensor]
-"""From texts to their last tokens' states, (layers, texts, hidden) in the model's dtype."""
+
+@dataclass(frozen=True)
+class CachedStates:
+    """States of the texts of one data file, in place of the model that gave them."""
+
+    places: Mapping[str, int]
+    """Index by text."""
+    kept: torch.Tensor
+    """(layers, texts, hidden)."""
+
+    def states(self, texts: Sequence[str]) -> torch.Tensor:
+        """States of some of the texts, (layers, texts, hidden)."""
+        return self.kept[:, [self.places[text] for text in texts]]
 
 
-class StateSource:
-    """The states of a chosen model's texts.
+class StateCache:
+    """States of the texts of data files, each file's in one file of a folder.
 
     Args:
-        chosen: the model; loaded at once, or with a folder of states at the first text that is in no file there.
-        meta: what makes the results of the run.
-        args: cache_states and batch_size as on the command line.
+        folder: of the files.
+        source: the model; loaded when a text is in no file.
+        settings: at least SETTINGS of the model.
     """
 
-    def __init__(self, chosen: ChosenModel, meta: dict[str, Any], args: argparse.Namespace) -> None:
-        self.chosen = chosen
-        self.folder: Path | None = args.cache_states
-        self.batch_size: int | None = args.batch_size
-        self.settings = {name: meta[name] for name in SETTINGS}
-        # What is wrong with a model is said before the work begins.
-        if self.folder is None:
-            _ = self.model
+    def __init__(self, folder: Path, source: ModelSource, settings: Mapping[str, Any]) -> None:
+        self.folder, self.source = folder, source
+        self.settings = {name: settings[name] for name in SETTINGS}
 
     @cached_property
-    def model(self) -> Model:
-        """The model, read and checked."""
-        return self.chosen.load()
+    def _model(self) -> Model:
+        return self.source.load()
 
-    def of(self, split: Split) -> States:
-        """The states of the texts of one data file, from the folder of states if there is one.
+    def of(self, texts: Sequence[str]) -> CachedStates:
+        """States of the texts of one data file, which are computed if there is no file of them.
 
         Raises:
-            UserError: a file of states is damaged; what `last_token_states` raises.
+            UserError: the file is damaged; what `Model.states` raises.
         """
-        if self.folder is None:
-            return self._run
-        texts = list(dict.fromkeys(texts_of(split.pairs)))
-        kept = self._kept(self.folder, texts)
-        places = {text: place for place, text in enumerate(texts)}
-        return lambda wanted: kept[:, [places[text] for text in wanted]]
-
-    def _run(self, texts: Sequence[str]) -> torch.Tensor:
-        return last_token_states(self.model, texts, self.batch_size)
-
-    def _kept(self, folder: Path, texts: list[str]) -> torch.Tensor:
-        """The states of `texts`, read from their file, which is written first where it is not there."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file, save_file
-
-        what = json.dumps([self.settings, texts], ensure_ascii=True)
-        path = folder / f"{self.chosen.label}-{sha256(what.encode())[:24]}.safetensors"
+        texts = list(dict.fromkeys(texts))
+        digest = hashlib.sha256(json.dumps([self.settings, texts], ensure_ascii=True).encode()).hexdigest()
+        path = self.folder / f"{self.source.label}-{digest[:24]}.safetensors"
         if not path.exists():
-            metadata = {name: str(value) for name, value in self.settings.items()}
-            metadata["model"] = self.chosen.label
-            tensors = {"states": self._run(texts).cpu()}
-            # By the file's name, since the library makes two more copies of what it gives as bytes.
+            metadata = {name: str(value) for name, value in self.settings.items()} | {"model": self.source.label}
+            tensors = {"states": self._model.states(texts).cpu()}
+            # By the file's name: the library makes two more copies of what it returns as bytes.
             write_whole(path, lambda file: save_file(tensors, file.name, metadata))
             del tensors
         try:
-            states: torch.Tensor = load_file(path)["states"]
+            states = load_file(path)["states"]
         except (OSError, SafetensorError, KeyError) as error:
-            raise UserError(f"{path} is damaged ({error}): delete it, and it is made again") from error
-        if (
-            states.dim() != 3
-            or states.shape[1] != len(texts)
-            or not all(bool(layer.isfinite().all()) for layer in states)
-        ):
-            raise UserError(f"{path} is damaged (no states of {len(texts)} texts): delete it, and it is made again")
-        return states
+            raise UserError(f"{path} is damaged ({error}): delete it to have it computed again") from error
+        is_whole = states.dim() == 3 and states.shape[1] == len(texts)
+        if not is_whole or not all(bool(layer.isfinite().all()) for layer in states):
+            raise UserError(f"{path} is damaged (no states of {len(texts)} texts): delete it to have it computed again")
+        return CachedStates({text: place for place, text in enumerate(texts)}, states)

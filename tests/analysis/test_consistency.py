@@ -14,7 +14,7 @@ from scipy.stats import pearsonr
 from repe.analysis import consistency, linguistic_distance
 from repe.analysis.permutation import holm
 from repe.paper import DISTANCES, FAMILIES, LANGUAGES, SHARED_LANGUAGES
-from repe.runs import compare as comparison
+from repe.runs import comparison
 
 FAMILY = FAMILIES["bloomz"]
 REPAIRED = ("geographic", "phonological")
@@ -36,6 +36,18 @@ def test_similarity_by_layer_agrees_with_the_released_code() -> None:
 def test_table_1_agrees_with_the_released_code() -> None:
     found = consistency.linguistic_correlation(MODEL, FAMILY, FAMILY.axis, similarity())
     assert_agrees(found, expected("table1_linguistic_correlation"))
+
+
+def test_similarity_of_one_concept_has_a_row_per_pair_of_languages_and_layer() -> None:
+    given = next(iter(vectors().values())).vectors
+    found = consistency.similarity({language: given[language] for language in ("fr", "en", "sw")})
+    assert [*found.columns] == ["source", "target", "layer", "cosine"]
+    assert len(found) == 9 * len(given["en"].directions)
+    cosine = consistency.cosines(vectors(), ["fr", "en", "sw"])[0]
+    at = {language: place for place, language in enumerate(("fr", "en", "sw"))}
+    assert found.cosine.tolist() == [
+        cosine[row.layer - 1, at[row.source], at[row.target]] for row in found.itertuples()
+    ]
 
 
 def test_signs_turn_vectors() -> None:

@@ -1,6 +1,7 @@
 """Layers chosen on the test set, on validation pairs, or beforehand."""
 
 import shutil
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from repe.paper import CONCEPTS, LANGUAGES
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
-from repe.runs.arguments import Parser, parser
+from repe.runs.arguments import layer_select
 
 KEYS = {"en": ["g|0", "g|1", "g|2", "g|3"], "fr": ["g|0", "g|1", "g|2", "g|3"]}
 
@@ -107,17 +108,20 @@ def test_tables_stand_side_by_side() -> None:
     pd.testing.assert_frame_equal(side_by_side({PAPER: one}), one)
 
 
-def test_names_of_selections_and_what_the_option_takes() -> None:
-    suffixes = {"best": "", "validation": "_validation", "12": "_layer12", "0.5": "_depth0.5", "0": None, "x": None}
-    for text, suffix in (suffixes | {"-1": None, "1.5": None, "0.0": "_depth0"}).items():
-        options = parser("", cross_model=True)
-        assert isinstance(options, Parser)
-        if suffix is None:
-            with pytest.raises(SystemExit):
-                options.parse_args([f"--layer-select={text}"])
-        else:
-            chosen = selections(options.parse_args(["--layer-select", text]).layer_select)
-            assert [one.suffix for one in chosen] == list(dict.fromkeys(["", suffix]))
+@pytest.mark.parametrize(
+    ("text", "suffix"), [("best", ""), ("validation", "_validation"), ("12", "_layer12"), ("0.5", "_depth0.5")]
+)
+def test_the_selection_of_the_option_is_beside_the_papers_with_a_suffix(text: str, suffix: str) -> None:
+    chosen = selections(layer_select(text))
+    assert chosen[0] == PAPER
+    assert [one.suffix for one in chosen] == list(dict.fromkeys(["", suffix]))
+    assert selections(0.0)[1].suffix == "_depth0"
+
+
+@pytest.mark.parametrize("text", ["0", "x", "-1", "1.5"])
+def test_other_values_of_the_option_are_refused(text: str) -> None:
+    with pytest.raises(ArgumentTypeError):
+        layer_select(text)
 
 
 def test_downloads_are_refused_by_name(script: Callable[..., Ended], golden: Path, tmp_path: Path) -> None:

@@ -1,0 +1,253 @@
+"""What the two stages that run a model share: find what is missing, check it, then go through it.
+
+Everything that can be wrong with data, settings or existing results is found before any weights are read.
+"""
+
+import argparse
+import hashlib
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from tqdm import tqdm
+
+from repe import data
+from repe.data import Pair
+from repe.errors import UserError, first_of
+from repe.files import writable_folder
+from repe.models.model import Model
+from repe.models.registry import check_template
+from repe.models.source import ModelSource
+from repe.results.result_file import File, Kind, ResultFile
+from repe.results.vector_file import VectorFile
+from repe.runs import processes
+from repe.runs.arguments import named_model, results_folder
+from repe.vectors.concept_vectors import ConceptVectors
+
+if TYPE_CHECKING:
+    from repe.vectors.state_cache import CachedStates
+
+# Maximum number of invalid files that one message names.
+FILES_SHOWN = 5
+
+
+@dataclass
+class Task:
+    """One concept in one language, with what is needed to process it."""
+
+    concept: str
+    language: str
+    train: list[Pair]
+    test: list[Pair]
+    model: "Model | CachedStates"
+    file: Any
+    """Where the result goes."""
+    meta: dict[str, Any]
+    """What makes the result."""
+    seed: list[int]
+    """Depends on `--seed`, concept and language, not on what else is run."""
+    sources: Mapping[str, ConceptVectors]
+    """In stage 2: the vectors that have not been tried on this language yet."""
+
+
+@dataclass
+class _Plan:
+    """What a stage has to do. The main process makes it and sends it to the others."""
+
+    files: Mapping[str, ResultFile]
+    """By concept."""
+    wanted: Mapping[str, Sequence[str]]
+    pending: list[tuple[str, str]]
+    """Concepts and languages."""
+    splits: dict[tuple[str, str], tuple[list[Pair], list[Pair]]]
+    digests: dict[tuple[str, str], str]
+    """SHA-256 of the data files, of pending sets and of those that are done."""
+    sizes: dict[tuple[str, str], int]
+    """Bytes of the data files of pending sets."""
+    meta: dict[str, Any]
+
+
+def vectors_to_collect(args: argparse.Namespace) -> Iterator[Task]:
+    """The concept x language sets whose vectors are missing (all, with `--overwrite`)."""
+    source = model_source(args)
+    plan = processes.plan_once(lambda: _plan(args, source, VectorFile))
+    yield from _tasks(args, source, plan, "vectors", "collecting")
+
+
+def targets_to_recognize(args: argparse.Namespace) -> Iterator[Task]:
+    """The concept x language sets on which some vectors have not been tried yet (all, with `--overwrite`)."""
+    from repe.results.accuracy_file import AccuracyFile  # only in stage 2
+
+    source = model_source(args)
+    plan = processes.plan_once(lambda: _plan(args, source, AccuracyFile))
+    for task in _tasks(args, source, plan, "accuracies", "recognizing"):
+        languages = [*plan.wanted[task.concept]]
+        untried = languages if args.overwrite else task.file.untried(task.language, languages)
+        if untried:  # else another run was faster
+            task.sources = result_files(args, source.label, [task.concept], VectorFile)[task.concept].of(untried)
+            task.meta["vectors"] = {language: one.digest for language, one in task.sources.items()}
+            yield task
+
+
+def model_source(args: argparse.Namespace) -> ModelSource:
+    """The model that the options name, ready to be loaded."""
+    label, row = named_model(args)
+    return ModelSource(
+        label=label,
+        source=row.hub_id,
+        family=row.family,
+        template_text=check_template(args.template) if args.template else row.template,
+        published_dtype=row.dtype,
+        revision=args.revision,
+        device_name=args.device,
+        dtype_name=args.dtype,
+        truncate=args.truncate,
+        trust_remote_code=args.trust_remote_code,
+        batch_size=args.batch_size,
+        gpu=int(os.environ["LOCAL_RANK"]) if processes.count() > 1 else None,
+    )
+
+
+def result_files(
+    args: argparse.Namespace, label: str, concepts: Iterable[str], file_type: type[File]
+) -> dict[str, File]:
+    """The model's result files by concept, existing or not."""
+    folder, kind = results_folder(args, label).name, Kind(args.direction_method, args.random_direction)
+    return {concept: file_type(args.res_dir, folder, concept, kind) for concept in concepts}
+
+
+def concepts_and_languages(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Languages by concept: those in the options, else all that the data folder has.
+
+    Raises:
+        UserError: there is no data, or none for a concept whose languages are not given.
+    """
+    concepts = args.concept or data.concepts_in(args.data_dir)
+    if args.lang:
+        return dict.fromkeys(concepts, args.lang)
+    found = {concept: data.languages_of(args.data_dir, concept) for concept in concepts}
+    for concept, languages in found.items():
+        if not languages:
+            known = " ".join(data.concepts_in(args.data_dir))
+            raise UserError(f"{args.data_dir} has no {concept}; it has {known}: choose from these with --concept")
+    return found
+
+
+def _plan(args: argparse.Namespace, source: ModelSource, file_type: type[ResultFile]) -> _Plan:
+    """What is missing, with data and existing results checked.
+
+    Raises:
+        UserError: data files are missing or invalid; existing results, or the vectors to use, were made with other
+            settings or from other inputs; a results folder cannot be created or written to.
+    """
+    wanted = concepts_and_languages(args)
+    files = result_files(args, source.label, wanted, file_type)
+    vector_files = {} if file_type is VectorFile else result_files(args, source.label, wanted, VectorFile)
+    for concept, vector_file in vector_files.items():
+        vector_file.of(wanted[concept])
+    pending = [
+        (concept, language)
+        for concept, languages in wanted.items()
+        for language in (languages if args.overwrite else files[concept].missing(languages))
+    ]
+    plan = _Plan(files, wanted, pending, {}, {}, {}, {})
+    _read_data(args, plan)
+    # A model that is not on this machine is not downloaded only to check what is done already.
+    if plan.pending or source.is_local:
+        plan.meta = settings(args, source)
+        if vector_files or any(file.path.exists() for file in files.values()):
+            _check_existing(args, plan, vector_files)
+    for concept in dict(plan.pending):
+        writable_folder(files[concept].path.parent)
+    return plan
+
+
+def _read_data(args: argparse.Namespace, plan: _Plan) -> None:
+    """Read and split the pairs of pending sets, and take the digests of all data files."""
+    faults = []
+    for concept, languages in plan.wanted.items():
+        for language in languages:
+            path = data.data_file(args.data_dir, concept, language)
+            if (concept, language) in plan.pending:
+                try:
+                    pairs = data.read_pairs(path, concept)
+                    plan.splits[concept, language] = data.split_pairs(
+                        pairs, args.split, args.split_by, args.random_direction
+                    )
+                except UserError as error:
+                    faults.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+            if path.exists():
+                content = path.read_bytes()
+                plan.sizes[concept, language] = len(content)
+                plan.digests[concept, language] = hashlib.sha256(content).hexdigest()
+    if faults:
+        raise UserError(first_of(faults, FILES_SHOWN, " || ", "more files"))
+
+
+def settings(args: argparse.Namespace, source: ModelSource) -> dict[str, Any]:
+    """What result files keep of a run: settings that must agree within a file, sources, versions."""
+    return {
+        "model": source.label,
+        "family": source.family,
+        **source.record(),
+        "split": args.split,
+        "method": args.direction_method,
+        "random_direction": args.random_direction,
+        "seed": args.seed if args.direction_method == "random" else None,
+        "versions": {"torch": str(torch.__version__), "transformers": transformers.__version__},
+        # Not for the paper's split, so that its files are the same as before there was another.
+        **({} if args.split_by == "pair" else {"split_by": args.split_by}),
+    }
+
+
+def _check_existing(args: argparse.Namespace, plan: _Plan, vector_files: Mapping[str, VectorFile]) -> None:
+    for concept, vector_file in vector_files.items():
+        remedy = "use these, or collect the vectors again with collect_vector.py --overwrite"
+        vector_file.check_settings(plan.meta, remedy)
+        if not args.overwrite:
+            digests = {language: vectors.digest for language, vectors in vector_file.vectors.items()}
+            plan.files[concept].check_inputs("vectors", digests)
+    for concept, file in plan.files.items():
+        if args.overwrite:
+            file.check_overwrite(plan.meta, [language for name, language in plan.pending if name == concept])
+        else:
+            file.check_settings(plan.meta)
+            digests = {language: digest for (name, language), digest in plan.digests.items() if name == concept}
+            file.check_inputs("data", digests)
+
+
+def _tasks(args: argparse.Namespace, source: ModelSource, plan: _Plan, what: str, doing: str) -> Iterator[Task]:
+    """This process's part of the plan, with a progress bar, and a closing line once all processes are done."""
+    path = next(iter(plan.files.values())).path
+    folder = f"{path.parent.parent}/*/{path.name}"
+    if not plan.pending:
+        if processes.is_main():
+            print(f"nothing to do: {folder} has all {what} asked for (redo them with --overwrite)")
+        return
+    share = processes.share({one: plan.sizes[one] for one in plan.pending})
+    cache = None
+    if args.cache_states:
+        from repe.vectors.state_cache import StateCache  # only with this option
+
+        cache = StateCache(args.cache_states, source, plan.meta)
+    model = source.load() if share and not cache else None
+    several = f" (process 1 of {processes.count()})" if processes.count() > 1 else ""
+    with tqdm(share, desc=f"{doing}{several}", unit="set", disable=not processes.is_main()) as bar:
+        for concept, language in bar:
+            bar.set_postfix_str(f"{concept} {language}")
+            train, test = plan.splits[concept, language]
+            states = model
+            if cache:
+                pairs = data.read_pairs(data.data_file(args.data_dir, concept, language), concept)
+                states = cache.of(data.texts_of(pairs))
+            meta = {**plan.meta, "data": {language: plan.digests[concept, language]}}
+            seed = [args.seed, zlib.crc32(concept.encode()), zlib.crc32(language.encode())]
+            yield Task(concept, language, train, test, states, plan.files[concept], meta, seed, {})  # type: ignore[arg-type]
+    processes.finished()
+    if processes.is_main():
+        concepts = ", ".join(dict.fromkeys(concept for concept, _ in plan.pending))
+        print(f"wrote {what} of {len(plan.pending)} concept x language sets ({concepts}) to {folder}")

@@ -1,0 +1,155 @@
+"""Concept vectors of one concept in one language, and how they are collected (Section 3.1)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from repe.data import Pairs, as_pairs, train_size
+from repe.errors import UserError
+from repe.paper import TRAIN_SHARE
+from repe.vectors.readers import READERS, RandomRepReader
+
+if TYPE_CHECKING:
+    from repe.models.model import Model
+    from repe.vectors.state_cache import CachedStates
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptVectors:
+    """Concept vectors of one concept in one language, layers 1..N."""
+
+    directions: np.ndarray
+    """float32 (layers, components, hidden)."""
+    signs: np.ndarray
+    """int8 (layers, components): -1 where the positive side has the smaller projection more often, else +1."""
+    method: str = "cluster_mean"
+    train_pairs: int | None = None
+    mean_norm: np.ndarray | None = None
+    """float32 (layers,): mean norm of the training texts' states; None in downloads."""
+    validation: ConceptVectors | None = None
+    """Vectors fitted on the first four fifths of the training pairs, for accuracy on the last fifth."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """What made the vectors: model, template, split, method and so on."""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of directions and signs: identifies the vectors that accuracies were made with."""
+        arrays = (np.ascontiguousarray(array).tobytes() for array in (self.directions, self.signs))
+        return hashlib.sha256(b"".join(arrays)).hexdigest()
+
+    @cached_property
+    def unit_vectors(self) -> np.ndarray:
+        """Unit vectors towards the concept's positive side, float32 (layers, hidden)."""
+        # In float64: squares of very small and very large float32 numbers neither vanish nor overflow there.
+        first = self.directions[:, 0].astype(np.float64)
+        units: np.ndarray = first * self.signs[:, :1] / np.linalg.norm(first, axis=-1, keepdims=True)
+        return units.astype(np.float32)
+
+    def check_fit(self, name: str, layers: int, hidden: int) -> None:
+        """Refuse vectors of another model.
+
+        Args:
+            name: their language, for the message.
+
+        Raises:
+            UserError: they have another number of layers or another width.
+        """
+        found, _, width = self.directions.shape
+        if (found, width) != (layers, hidden):
+            raise UserError(
+                f"the vectors of {name} belong to another model ({found} layers of {width}, not {layers} of {hidden}): "
+                "collect them again or name the model that they were made with"
+            )
+
+    def apply(
+        self, model: Model, layers: str | Sequence[int] = "0.3:0.6", strength: float = 1.0, **settings: Any
+    ) -> AbstractContextManager[None]:
+        """Steer `model` while the context is open (Section 5), with the defaults of control_generation.py.
+
+        Args:
+            model: with its vocabulary head.
+            layers: layer numbers, or relative depths such as `0.3:0.6`.
+            strength: positive values steer towards the concept's positive side.
+            settings: `unit`, `operator` and `scope`, see `repe.control.steering.steer`.
+
+        Raises:
+            UserError: the vectors do not fit the model, or a layer cannot be steered.
+        """
+        from repe.control.steering import steer  # only here, since collecting vectors does not need it
+
+        return steer(model, self, layers, strength, **settings)
+
+    def save(self, folder: str | Path, language: str) -> Path:
+        """Add the vectors to `<folder>/reader_dict.pt`; other languages in the file are kept.
+
+        Args:
+            folder: `<results>/<model>/<concept>`.
+
+        Raises:
+            UserError: the file was made with other settings, or cannot be written.
+        """
+        from repe.results.vector_file import VectorFile  # which imports this module
+
+        return VectorFile.in_folder(folder, self.method).save(language, self)
+
+    @classmethod
+    def load(cls, folder: str | Path, language: str, method: str = "cluster_mean") -> ConceptVectors:
+        """Read the vectors of a language from `reader_dict.pt` or a downloaded `reader_dict.pk`.
+
+        Raises:
+            UserError: the file does not exist, is damaged, or does not have the language.
+        """
+        from repe.results.vector_file import VectorFile  # which imports this module
+
+        (vectors,) = VectorFile.in_folder(folder, method).of([language]).values()
+        return vectors
+
+
+def collect(
+    model: Model | CachedStates,
+    pairs: Pairs,
+    method: str = "cluster_mean",
+    *,
+    validation: bool = True,
+    seed: int | Sequence[int] = 1,
+) -> ConceptVectors:
+    """Collect concept vectors from training pairs (Section 3.1).
+
+    Args:
+        model: the model, or cached states of the pairs' texts.
+        pairs: training pairs, in the order and with the labels of `split_pairs`.
+        method: `cluster_mean` (the paper's difference of class means), `pca` or `random`.
+        validation: also fit on the first four fifths of the pairs.
+        seed: of `random`.
+
+    Raises:
+        UserError: the states leave no direction, or what `Model.states` raises.
+    """
+    pairs = as_pairs(pairs)
+    if not pairs:
+        raise UserError("no training pairs: concept vectors need at least one")
+    labels = torch.tensor([[pair.first_is_positive, not pair.first_is_positive] for pair in pairs])
+    texts = [text for pair in pairs for text in ((pair.pos, pair.neg) if pair.pos_first else (pair.neg, pair.pos))]
+    states = model.states(texts).unflatten(1, (len(pairs), 2))
+    reader = partial(RandomRepReader, seed) if method == RandomRepReader.method else READERS[method]
+    directions, signs = reader().fit(states, labels).stacked()
+    norms = torch.stack([state.float().norm(dim=-1).mean().cpu() for state in states]).numpy()
+    held_out = None
+    if part := fitted_on(len(pairs)) if validation else 0:
+        fitted = reader().fit(states[:, :part], labels[:part])
+        held_out = ConceptVectors(*fitted.stacked(), method, part)
+    return ConceptVectors(directions, signs, method, len(pairs), norms, held_out, getattr(model, "record", {}))
+
+
+def fitted_on(train_pairs: int) -> int:
+    """Number of training pairs (the first ones) that fit the vectors for validation on the remaining fifth."""
+    return train_size(train_pairs, TRAIN_SHARE)
