@@ -1,10 +1,10 @@
-"""What the report is made of: tables read digit for digit, embedded figures, heat maps in the figures' own colours."""
+"""Building blocks of the report: tables with every digit, embedded figures, heat maps in the figures' colours."""
 
 import base64
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,35 +12,36 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 from matplotlib.ticker import MaxNLocator
+from PIL import Image as Picture
 
 from repe.errors import UserError
 from repe.plots.heat_maps import Colouring, is_dark
 
 LONG = 40  # rows; longer tables are folded
-DIGITS = 4  # after the point, where a column has more
-STEPS = 33  # colours in the bar beside heat maps
-DOTS = 1.8  # of a figure, to a pixel of the page: print has 300 an inch
+DIGITS = 4  # after the decimal point, in columns that have more
+STEPS = 33  # colours in a heat map's colour bar
+DOTS = 1.8  # of a figure per pixel of the page; figures have 300 dots per inch
 
 
 class Cell(NamedTuple):
-    """What a table shows."""
+    """A cell of a table."""
 
     text: str
     value: str = ""
-    """The number with every digit, where `text` cannot be read as it."""
+    """The number with every digit, if `text` does not show it."""
     language: str = ""
-    """Of a text that is not in the page's language."""
+    """Language of a text that is not in the page's language."""
 
 
 class Column(NamedTuple):
-    """A column's name, and whether it holds numbers."""
+    """A column of a table."""
 
     name: str
     numeric: bool = False
 
 
 class Table(NamedTuple):
-    """A table that can be sorted."""
+    """A sortable table."""
 
     caption: str
     columns: Sequence[Column]
@@ -58,16 +59,16 @@ class Image(NamedTuple):
 
 
 class HeatCell(NamedTuple):
-    """A pair of languages; without a value the texts are empty."""
+    """A pair of languages; `text`, `value` and `style` are empty if it has no value."""
 
     label: str
-    text: str
-    value: str
-    style: str
+    text: str = ""
+    value: str = ""
+    style: str = ""
 
 
 class Panel(NamedTuple):
-    """A model's heat map: rows are sources."""
+    """A model's heat map, one row per source language."""
 
     model: str
     targets: Sequence[str]
@@ -75,7 +76,7 @@ class Panel(NamedTuple):
 
 
 class HeatMaps(NamedTuple):
-    """Heat maps on one colour scale, whose bar has `colours` at even steps and `ticks` at a percentage of it."""
+    """Heat maps with one colour bar: colours at even steps, and ticks at a percentage of its length."""
 
     meaning: str
     panels: Sequence[Panel]
@@ -84,7 +85,7 @@ class HeatMaps(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One of the paper's figures and tables, or another file's content, with what it says and how to read it."""
+    """A figure or table, with a caption."""
 
     title: str
     caption: str
@@ -95,7 +96,7 @@ class Item(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A stage, or what else belongs together."""
+    """A stage of the analysis, or another group of items."""
 
     name: str
     title: str
@@ -103,12 +104,12 @@ class Section(NamedTuple):
 
 
 def read_table(path: Path, numeric: Sequence[str] = (), keys: Sequence[str] = ()) -> pd.DataFrame:
-    """A CSV file as texts, digit for digit.
+    """A CSV file as text, so that numbers keep every digit.
 
     Args:
         path: the file.
-        numeric: columns that must be there and hold numbers or nothing.
-        keys: columns that must be there and tell the rows apart.
+        numeric: required columns, of numbers or empty cells.
+        keys: required columns, which identify a row.
 
     Raises:
         UserError: the file cannot be read, or is not such a table.
@@ -119,29 +120,28 @@ def read_table(path: Path, numeric: Sequence[str] = (), keys: Sequence[str] = ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise damaged(path, str(error)) from error
     if not rows or len(set(rows[0])) < len(rows[0]):
-        raise damaged(path, "its first line does not name columns")
+        raise damaged(path, "the first line must have a different name for each column")
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
-            raise damaged(path, f"line {number} has {len(row)} cells, the first {len(rows[0])}")
+            raise damaged(path, f"row {number} has {len(row)} cells instead of {len(rows[0])}")
     frame = pd.DataFrame(rows[1:], columns=pd.Index(rows[0]), dtype=object)
-    for column in (*keys, *numeric):
-        if column not in frame:
-            raise damaged(path, f"it has no column {column}")
+    if missing := [column for column in (*keys, *numeric) if column not in frame]:
+        raise damaged(path, f"it has no column {missing[0]}")
     for column in numeric:
         if wrong := [text for text in frame[column] if text and number_of(text) is None]:
-            raise damaged(path, f"{wrong[0]!r} in column {column} is no number")
+            raise damaged(path, f"{wrong[0]!r} in column {column} is not a number")
     if keys and (frame.empty or frame.duplicated(list(keys)).any()):
         raise damaged(path, "it has no rows" if frame.empty else f"two rows have the same {', '.join(keys)}")
     return frame
 
 
 def damaged(path: Path, reason: str) -> UserError:
-    """The error for a file that is not what it should be."""
-    return UserError(f"{path} is damaged ({reason}): delete it and run the stage that writes it again")
+    """The error for a file whose content is not valid."""
+    return UserError(f"{path} is damaged ({reason}): delete it, then run the stage that writes it")
 
 
 def number_of(text: str) -> float | None:
-    """The finite number that `text` is."""
+    """`text` as a finite number; None if it is not one."""
     try:
         number = float(text)
     except ValueError:
@@ -150,41 +150,35 @@ def number_of(text: str) -> float | None:
 
 
 def numbers_of(texts: pd.Series) -> pd.Series:
-    """Texts as numbers, NaN for an empty one."""
-    return texts.map(lambda text: float(text or "nan")).astype(float)
+    """Texts as numbers; NaN for an empty text."""
+    return texts.replace("", "nan").astype(float)
 
 
 def rounded(number: float, digits: int) -> str:
-    """`number` as printed, with a minus that is as wide as a plus."""
+    """`number` with a minus sign instead of a hyphen."""
     return f"{number:z.{digits}f}".replace("-", "−")
 
 
 def table_of(frame: pd.DataFrame, caption: str, folded: bool = False) -> Table:
-    """A frame of texts: columns of numbers are rounded where one of them has more digits, and keep their values.
+    """A frame of texts as a table, folded if it is long or `folded` is set.
 
-    It is folded if asked for, or long.
+    A column of numbers is rounded if one of them has more than DIGITS digits; its cells keep the exact values.
     """
     columns, cells = [], []
     for name in frame:
         texts = [str(text) for text in frame[name]]
-        numbers = [number_of(text) for text in texts]
-        numeric = any(texts) and all(
-            number is not None or not text for text, number in zip(texts, numbers, strict=True)
-        )
+        numeric = any(texts) and all(number_of(text) is not None for text in texts if text)
         long = any(len(text.partition(".")[2]) > DIGITS or "e" in text for text in texts)
         columns.append(Column(str(name), numeric))
-        cells.append(
-            [_cell(text, number, long) for text, number in zip(texts, numbers, strict=True)]
-            if numeric
-            else [Cell(text) for text in texts]
-        )
+        cells.append([_number_cell(text, long) if numeric else Cell(text) for text in texts])
     return Table(caption, columns, list(zip(*cells, strict=True)), folded or len(frame) > LONG)
 
 
-def _cell(text: str, number: float | None, long: bool) -> Cell:
+def _number_cell(text: str, long: bool) -> Cell:
+    number = number_of(text)
     if number is None or text.isdecimal():
         return Cell(text)
-    # What would round to nothing, such as a probability, keeps its size.
+    # Numbers that would be rounded to 0, such as p-values, are shown with an exponent.
     small = 0 < abs(number) < 0.5 * 10**-DIGITS
     shown = f"{number:.1e}" if small else rounded(number, DIGITS) if long else text
     shown = shown.replace("-", "−")
@@ -192,25 +186,27 @@ def _cell(text: str, number: float | None, long: bool) -> Cell:
     return Cell(shown, "" if exact else text)
 
 
-def wide_table(frame: pd.DataFrame, across: str, value: str, caption: str, percent: bool = False) -> Table:
-    """Models down, the values of column `across` across.
+def all_rows(frames: Mapping[str, pd.DataFrame], name: str) -> list[Table]:
+    """The whole table `name`, folded, if there is one."""
+    return [table_of(frames[name], f"All rows of {name}.csv", folded=True)] if name in frames else []
 
-    Percentages have one digit after the point and the mean of their row last; other values have two digits.
+
+def wide_table(frame: pd.DataFrame, across: str, value: str, caption: str, percent: bool = False) -> Table:
+    """One row per model, one column per value of `across`.
+
+    Percentages have one digit after the decimal point, and their mean in the last column; other values have two digits.
     """
     wide = frame.pivot(index="model", columns=across, values=value).fillna("")
     wide = wide.loc[frame["model"].unique(), frame[across].unique()]
     columns = [Column("model"), *(Column(str(name), True) for name in wide)]
-    rows = []
-    for model, texts in wide.iterrows():
-        values = list(texts)
-        if percent:
-            numbers = [float(text) for text in values if text]
-            values.append(repr(float(np.mean(numbers))) if numbers else "")
-        rows.append([Cell(str(model)), *(_printed(text, percent) for text in values)])
-    return Table(caption, [*columns, Column("mean", True)] if percent else columns, rows)
+    if percent:
+        columns.append(Column("mean", True))
+        wide["mean"] = wide.apply(numbers_of).mean(axis=1).map(lambda mean: "" if math.isnan(mean) else repr(mean))
+    rows = [[Cell(str(model)), *(_rounded_cell(text, percent) for text in texts)] for model, texts in wide.iterrows()]
+    return Table(caption, columns, rows)
 
 
-def _printed(text: str, percent: bool) -> Cell:
+def _rounded_cell(text: str, percent: bool) -> Cell:
     number = number_of(text)
     if number is None:
         return Cell(text)
@@ -218,13 +214,11 @@ def _printed(text: str, percent: bool) -> Cell:
 
 
 def images(paths: Iterable[Path], alt: str) -> list[Image]:
-    """The figures that are there, embedded in 256 colours, which look the same and are a third as large.
+    """The figures that exist, in 256 colours, which look the same and take a third of the bytes.
 
     Raises:
-        UserError: a file is no image.
+        UserError: a file is damaged.
     """
-    from PIL import Image as Picture
-
     found = []
     for path in paths:
         if not path.exists():
@@ -236,7 +230,7 @@ def images(paths: Iterable[Path], alt: str) -> list[Image]:
                 opaque = Picture.new("RGB", picture.size, "white")
                 opaque.paste(picture, mask=picture.getchannel("A") if "A" in picture.getbands() else None)
             opaque.quantize(256, Picture.Quantize.MAXCOVERAGE).save(buffer, "PNG")
-        # Pillow raises many types on a damaged file.
+        # Pillow raises errors of many types on a damaged file.
         except Exception as error:
             raise damaged(path, str(error)) from error
         data = base64.b64encode(min(original, buffer.getvalue(), key=len)).decode()
@@ -246,12 +240,12 @@ def images(paths: Iterable[Path], alt: str) -> list[Image]:
 
 
 def heat_maps(frame: pd.DataFrame, value: str, colouring_of: Callable[[np.ndarray], Colouring]) -> HeatMaps:
-    """Heat maps in a figure's colours and on its scale, a panel a model.
+    """Heat maps in a figure's colours and on its scale, one panel per model.
 
     Args:
         frame: columns model, source, target and `value`, as texts.
-        value: what the colours show.
-        colouring_of: that of the figure (in repe.plots.figures), given the values of different languages.
+        value: column that the colours show.
+        colouring_of: the figure's colouring (in repe.plots.figures), from the values of pairs of different languages.
     """
     numbers = numbers_of(frame[value])
     colouring = colouring_of(numbers[frame["source"] != frame["target"]].to_numpy(float))
@@ -261,14 +255,12 @@ def heat_maps(frame: pd.DataFrame, value: str, colouring_of: Callable[[np.ndarra
     for model in frame["model"].unique():
         rows = frame[frame["model"] == model]
         languages = list(dict.fromkeys([*rows["source"], *rows["target"]]))
-        square = (
-            rows.pivot(index="source", columns="target", values=value).reindex(languages, columns=languages).fillna("")
-        )
-        texts = square.to_numpy(str)
+        square = rows.pivot(index="source", columns="target", values=value)
+        square = square.reindex(languages, columns=languages).fillna("")
         colours = colouring(square.apply(numbers_of).to_numpy(float))
         lines = [
-            (source, [_heat_cell(source, *three) for three in zip(languages, texts[i], colours[i], strict=True)])
-            for i, source in enumerate(languages)
+            (source, [_heat_cell(source, *cell) for cell in zip(languages, square.loc[source], line, strict=True)])
+            for source, line in zip(languages, colours, strict=True)
         ]
         panels.append(Panel(str(model), languages, lines))
     round_numbers = MaxNLocator(5).tick_values(low, high)
@@ -281,12 +273,6 @@ def heat_maps(frame: pd.DataFrame, value: str, colouring_of: Callable[[np.ndarra
 def _heat_cell(source: str, target: str, text: str, colour: np.ndarray) -> HeatCell:
     number = number_of(text)
     if number is None:
-        return HeatCell(f"{source} → {target}: no value", "", "", "")
-    red, green, blue = map(float, colour[:3])
-    ink = "#fff" if is_dark((red, green, blue)) else "#000"
-    return HeatCell(
-        f"{source} → {target}: {rounded(number, DIGITS)}",
-        rounded(number, 2),
-        text,
-        f"background:{to_hex((red, green, blue))};color:{ink}",
-    )
+        return HeatCell(f"{source} → {target}: no value")
+    style = f"background:{to_hex(colour)};color:{'#fff' if is_dark(colour) else '#000'}"
+    return HeatCell(f"{source} → {target}: {rounded(number, DIGITS)}", rounded(number, 2), text, style)
