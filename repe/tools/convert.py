@@ -60,8 +60,8 @@ def downloads(res_dir: Path) -> "list[ResultFile]":
     ]
     if not found:
         raise UserError(
-            f"no downloads in {res_dir}: expected {res_dir}/<model>/<concept>/reader_dict.pk or acc.pk; copy them there "
-            "as the README describes, or give another folder"
+            f"no downloads in {res_dir}: expected {res_dir}/<model>/<concept>/reader_dict.pk or acc.pk; copy them "
+            "there as the README describes, or give another folder"
         )
     return found
 

@@ -54,7 +54,11 @@ def main(args: argparse.Namespace) -> None:
     # Before anything is written, since some models may lack what the format needs.
     hints = {}
     for vectors in exported if "gguf" in args.format else ():
-        vector_formats.check_layers(vectors)
+        if len(vectors.directions) < 3:
+            raise UserError(
+                f"{label} has {len(vectors.directions)} layers, and control vectors leave out the first and the last: "
+                "remove gguf from --format"
+            )
         hints[vectors.name] = args.model_hint or model_hint(vectors.record, args.model_path, args.revision)
     out_dir, written = args.out_dir or folder / "export", []
     for vectors in exported:

@@ -33,7 +33,6 @@ import numpy as np
 from gguf import GGUFWriter
 from safetensors.numpy import save
 
-from repe.errors import UserError
 from repe.files import write_whole
 from repe.results.vector_file import VectorFile
 
@@ -121,24 +120,6 @@ def _text(value: Any) -> str:
     return text.encode(errors="replace").decode()
 
 
-def direction_layers(layers: int) -> dict[int, int]:
-    """The layer of the result files that each `direction.<k>` of a GGUF control vector holds, by k.
-
-    Args:
-        layers: number of layers of the model, N.
-    """
-    return {layer - 1: layer for layer in range(2, layers)}
-
-
-def check_layers(vectors: ExportedVectors) -> None:
-    """Refuse a model of fewer than three layers, none of which a control vector can hold (UserError)."""
-    if not direction_layers(len(vectors.directions)):
-        raise UserError(
-            f"{vectors.record['model']} has {len(vectors.directions)} layers, and control vectors leave out the first "
-            "and the last: remove gguf from --format"
-        )
-
-
 def write_safetensors(vectors: ExportedVectors, out_dir: Path, raw: bool = False) -> Path:
     """Write `<name>.safetensors`.
 
@@ -187,15 +168,15 @@ def write_gguf(vectors: ExportedVectors, out_dir: Path, hint: str) -> Path:
     def fill(file: BinaryIO) -> None:
         # The writer needs a path: that of the temporary file, which `write_whole` flushes and renames.
         with closing(GGUFWriter(file.name, "controlvector")) as writer:
-            layers = direction_layers(len(vectors.directions))
+            # Direction k is that of layer k + 1, without the first and the last layer.
+            directions = dict(enumerate(vectors.units[1:-1], start=1))
             writer.add_string("controlvector.model_hint", _text(hint))
-            writer.add_uint32("controlvector.layer_count", len(layers))
+            writer.add_uint32("controlvector.layer_count", len(directions))
             for name, text in vectors.record.items():
                 writer.add_string(f"repe.{name}", text)
             writer.add_string("repe.layer_numbering", LAYER_NUMBERING["gguf"])
-            units = vectors.units
-            for number, layer in layers.items():
-                writer.add_tensor(f"direction.{number}", units[layer - 1])
+            for number, direction in directions.items():
+                writer.add_tensor(f"direction.{number}", direction)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()

@@ -19,6 +19,7 @@ from repe.tools.report.parts import (
     images,
     numbers_of,
     read_table,
+    rounded,
     table_of,
     wide_table,
 )
@@ -46,16 +47,16 @@ CAPTIONS = {
     "pairs, one that agrees with a value and one that violates it. Higher is better. The dotted line is chance.",
     TABLE6: "Recognition accuracy of each language's own vectors at the best layer, in percent, one table per concept. "
     "The last column is the mean over languages. Chance is 50.",
-    "similarity": "Cosine similarity of a concept's vectors between languages: mean over the concepts of the best layer. "
-    "All panels share one scale, which covers the values off the diagonals. Languages are sorted by decreasing share of "
-    "the family's pre-training text.",
+    "similarity": "Cosine similarity of a concept's vectors between languages: mean over the concepts of the best "
+    "layer. All panels share one scale, which covers the values off the diagonals. Languages are sorted by decreasing "
+    "share of the family's pre-training text.",
     LAYERS: "Mean similarity between the languages that all families share, by relative depth (0 is a model's first "
     "layer; its last is close to 1).",
     TABLE1: "Pearson correlation between the similarity of languages' vectors and their linguistic similarity (1 minus "
-    "URIEL distance). Direct: over all language pairs. Split: mean of r over pairs with a high-resource language and of "
-    "r over the other pairs. Positive values: related languages have similar vectors.",
-    REPAIRED: "Table 1 with distances that stand for missing features repaired or left out. An effect is the difference "
-    "of r from that with the recorded distances.",
+    "URIEL distance). Direct: over all language pairs. Split: mean of r over pairs with a high-resource language and "
+    "of r over the other pairs. Positive values: related languages have similar vectors.",
+    REPAIRED: "Table 1 with the distances that stand for missing features repaired or left out. An effect is r with "
+    "the repaired distances minus r with the recorded ones.",
     "transfer": "Accuracy of a source language's vectors (rows) on a target language's texts (columns), minus the "
     "accuracy of the target's own vectors. Values of 0 or more (blue): the source transfers; below 0 (red): it loses "
     "accuracy. All panels share one scale, linear up to 0.01 and logarithmic beyond.",
@@ -91,6 +92,7 @@ def render(res_dir: Path, out_dir: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["rounded"] = rounded
     return environment.get_template(TEMPLATE).render(
         folder=out_dir.resolve().name,
         models=models,

@@ -23,29 +23,18 @@ STEPS = 33  # colours in a heat map's colour bar
 DOTS = 1.8  # of a figure per pixel of the page; figures have 300 dots per inch
 
 
-class Cell(NamedTuple):
-    """A cell of a table."""
-
-    text: str
-    value: str = ""
-    """The number with every digit, if `text` does not show it."""
-    language: str = ""
-    """Language of a text that is not in the page's language."""
-
-
-class Column(NamedTuple):
-    """A column of a table."""
-
-    name: str
-    numeric: bool = False
-
-
 class Table(NamedTuple):
-    """A sortable table."""
+    """A sortable table; cells are texts."""
 
     caption: str
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
+    values: pd.DataFrame
+    """Exact values."""
+    shown: pd.DataFrame
+    """The same cells as the page shows them."""
+    numeric: Sequence[str] = ()
+    """Columns of numbers."""
+    foreign: Sequence[str] = ()
+    """Columns of texts in the language that the row's column `language` names."""
     folded: bool = False
 
 
@@ -58,21 +47,14 @@ class Image(NamedTuple):
     alt: str
 
 
-class HeatCell(NamedTuple):
-    """A pair of languages; `text`, `value` and `style` are empty if it has no value."""
-
-    label: str
-    text: str = ""
-    value: str = ""
-    style: str = ""
-
-
 class Panel(NamedTuple):
-    """A model's heat map, one row per source language."""
+    """A model's heat map."""
 
     model: str
-    targets: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[HeatCell]]]
+    values: pd.DataFrame
+    """Texts by source (rows) and target language; empty for no value."""
+    styles: Sequence[Sequence[str]]
+    """CSS of the same cells."""
 
 
 class HeatMaps(NamedTuple):
@@ -154,36 +136,31 @@ def numbers_of(texts: pd.Series) -> pd.Series:
     return texts.replace("", "nan").astype(float)
 
 
-def rounded(number: float, digits: int) -> str:
-    """`number` with a minus sign instead of a hyphen."""
-    return f"{number:z.{digits}f}".replace("-", "−")
+def rounded(text: str, digits: int) -> str:
+    """A number with a minus sign instead of a hyphen; empty for an empty text."""
+    return f"{float(text):z.{digits}f}".replace("-", "−") if text else ""
 
 
 def table_of(frame: pd.DataFrame, caption: str, folded: bool = False) -> Table:
     """A frame of texts as a table, folded if it is long or `folded` is set.
 
-    A column of numbers is rounded if one of them has more than DIGITS digits; its cells keep the exact values.
+    A column of numbers is rounded if one of them has more than DIGITS digits.
     """
-    columns, cells = [], []
-    for name in frame:
-        texts = [str(text) for text in frame[name]]
-        numeric = any(texts) and all(number_of(text) is not None for text in texts if text)
-        long = any(len(text.partition(".")[2]) > DIGITS or "e" in text for text in texts)
-        columns.append(Column(str(name), numeric))
-        cells.append([_number_cell(text, long) if numeric else Cell(text) for text in texts])
-    return Table(caption, columns, list(zip(*cells, strict=True)), folded or len(frame) > LONG)
+    numeric = [
+        str(name) for name in frame if any(frame[name]) and all(number_of(x) is not None for x in frame[name] if x)
+    ]
+    shown = frame.copy()
+    for name in numeric:
+        long = any(len(text.partition(".")[2]) > DIGITS or "e" in text for text in frame[name])
+        shown[name] = frame[name].map(_shortened if long else lambda text: text.replace("-", "−"))
+    return Table(caption, frame, shown, numeric, folded=folded or len(frame) > LONG)
 
 
-def _number_cell(text: str, long: bool) -> Cell:
-    number = number_of(text)
-    if number is None or text.isdecimal():
-        return Cell(text)
+def _shortened(text: str) -> str:
     # Numbers that would be rounded to 0, such as p-values, are shown with an exponent.
-    small = 0 < abs(number) < 0.5 * 10**-DIGITS
-    shown = f"{number:.1e}" if small else rounded(number, DIGITS) if long else text
-    shown = shown.replace("-", "−")
-    exact = "−" not in shown and float(shown) == number
-    return Cell(shown, "" if exact else text)
+    if text and 0 < abs(float(text)) < 0.5 * 10**-DIGITS:
+        return f"{float(text):.1e}".replace("-", "−")
+    return text if text.isdecimal() else rounded(text, DIGITS)
 
 
 def all_rows(frames: Mapping[str, pd.DataFrame], name: str) -> list[Table]:
@@ -198,19 +175,10 @@ def wide_table(frame: pd.DataFrame, across: str, value: str, caption: str, perce
     """
     wide = frame.pivot(index="model", columns=across, values=value).fillna("")
     wide = wide.loc[frame["model"].unique(), frame[across].unique()]
-    columns = [Column("model"), *(Column(str(name), True) for name in wide)]
     if percent:
-        columns.append(Column("mean", True))
         wide["mean"] = wide.apply(numbers_of).mean(axis=1).map(lambda mean: "" if math.isnan(mean) else repr(mean))
-    rows = [[Cell(str(model)), *(_rounded_cell(text, percent) for text in texts)] for model, texts in wide.iterrows()]
-    return Table(caption, columns, rows)
-
-
-def _rounded_cell(text: str, percent: bool) -> Cell:
-    number = number_of(text)
-    if number is None:
-        return Cell(text)
-    return Cell(rounded(100 * number, 1) if percent else rounded(number, 2), text)
+    shown = wide.map(lambda text: rounded(text and repr(100 * float(text)), 1) if percent else rounded(text, 2))
+    return Table(caption, wide.reset_index(), shown.reset_index(), numeric=[*wide])
 
 
 def images(paths: Iterable[Path], alt: str) -> list[Image]:
@@ -252,17 +220,12 @@ def heat_maps(frame: pd.DataFrame, value: str, colouring_of: Callable[[np.ndarra
     scale = colouring.scale
     low, high = float(scale.vmin), float(scale.vmax)  # type: ignore[arg-type]
     panels = []
-    for model in frame["model"].unique():
-        rows = frame[frame["model"] == model]
+    for model, rows in frame.groupby("model", sort=False):
         languages = list(dict.fromkeys([*rows["source"], *rows["target"]]))
         square = rows.pivot(index="source", columns="target", values=value)
         square = square.reindex(languages, columns=languages).fillna("")
         colours = colouring(square.apply(numbers_of).to_numpy(float))
-        lines = [
-            (source, [_heat_cell(source, *cell) for cell in zip(languages, square.loc[source], line, strict=True)])
-            for source, line in zip(languages, colours, strict=True)
-        ]
-        panels.append(Panel(str(model), languages, lines))
+        panels.append(Panel(str(model), square, [[_style(*colour) for colour in line] for line in colours]))
     round_numbers = MaxNLocator(5).tick_values(low, high)
     labels = colouring.ticks or {tick: f"{tick:.4g}" for tick in map(float, round_numbers)}
     ticks = [(round(100 * float(scale(tick)), 2), label) for tick, label in labels.items() if low <= tick <= high]
@@ -270,9 +233,6 @@ def heat_maps(frame: pd.DataFrame, value: str, colouring_of: Callable[[np.ndarra
     return HeatMaps(colouring.meaning.replace("\n", " "), panels, gradient, ticks)
 
 
-def _heat_cell(source: str, target: str, text: str, colour: np.ndarray) -> HeatCell:
-    number = number_of(text)
-    if number is None:
-        return HeatCell(f"{source} → {target}: no value")
-    style = f"background:{to_hex(colour)};color:{'#fff' if is_dark(colour) else '#000'}"
-    return HeatCell(f"{source} → {target}: {rounded(number, DIGITS)}", rounded(number, 2), text, style)
+def _style(red: float, green: float, blue: float, _alpha: float) -> str:
+    colour = (float(red), float(green), float(blue))
+    return f"background:{to_hex(colour)};color:{'#fff' if is_dark(colour) else '#000'}"

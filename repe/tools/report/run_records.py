@@ -11,7 +11,7 @@ import torch
 
 from repe.files import is_plain_name
 from repe.paper import CONCEPTS, LANGUAGES, in_paper_order
-from repe.tools.report.parts import Cell, Column, Item, Section, Table, damaged, images, read_table, table_of
+from repe.tools.report.parts import Item, Section, Table, damaged, images, read_table, table_of
 
 HASH = 12  # digits shown of a SHA-256
 CONTENTS = {"reader_dict": "vectors", "acc": "accuracies"}
@@ -95,29 +95,24 @@ def _as_text(name: str, value: object) -> str:
 
 def _runs_item(runs: pd.DataFrame) -> Item:
     """One row per model and group of files with the same settings; columns with one value become facts."""
-    others = [column for column in runs if column not in ("files", "concepts")]
-    by_file = runs.groupby(["files", *others], sort=False)["concepts"]
-    rows = by_file.agg(lambda names: ", ".join(in_paper_order(names, CONCEPTS))).reset_index()
-    rows = rows.groupby(["concepts", *others], sort=False)["files"].agg(lambda files: ", ".join(sorted(files)))
-    table = rows.reset_index()[[*runs]]
-    shared = [column for column in table.columns[1:] if table[column].nunique() == 1]
-    facts = [(column, table[column][0]) for column in shared if table[column][0]]
+    columns, settings = [*runs], [column for column in runs if column not in ("files", "concepts")]
+    for column, other, order in (("concepts", "files", CONCEPTS), ("files", "concepts", ())):
+        names = runs.groupby([other, *settings], sort=False)[column].agg(list)
+        runs = names.map(lambda names, order=order: ", ".join(in_paper_order(names, order))).reset_index()
+    shared = [column for column in columns[1:] if runs[column].nunique() == 1]
+    facts = [(column, runs[column][0]) for column in shared if runs[column][0]]
+    differences = runs[[column for column in columns if column not in shared]]
     caption = "Settings that the result files record. Weights are identified by the first digits of their SHA-256."
-    return Item("Result files", caption, tables=[_text_table(table.drop(columns=shared), "Differences")], facts=facts)
+    return Item("Result files", caption, tables=[Table("Differences", differences, differences)], facts=facts)
 
 
 def _data_table(data: pd.DataFrame, models: Sequence[str]) -> Table:
     for column, order in (("concept", CONCEPTS), ("language", LANGUAGES)):
         data[column] = pd.Categorical(data[column], in_paper_order(data[column], order))
-    grouped = data.drop_duplicates().groupby(["concept", "language", "SHA-256"], observed=True)["models"]
-    table = grouped.agg(lambda names: "all" if len(names) == len(models) else ", ".join(names)).reset_index()
-    rows = [[Cell(row[0]), Cell(row[1]), Cell(row[2][:HASH], row[2]), Cell(row[3])] for row in table.to_numpy()]
-    return Table("SHA-256 of data files", [Column(str(name)) for name in table], rows, folded=True)
-
-
-def _text_table(frame: pd.DataFrame, caption: str) -> Table:
-    rows = [[Cell(text) for text in row] for row in frame.to_numpy()]
-    return Table(caption, [Column(str(name)) for name in frame], rows)
+    names = data.drop_duplicates().groupby(["concept", "language", "SHA-256"], observed=True)["models"].agg(list)
+    table = names.map(lambda names: "all" if len(names) == len(models) else ", ".join(names)).reset_index()
+    shown = table.assign(**{"SHA-256": table["SHA-256"].str[:HASH]})
+    return Table("SHA-256 of data files", table, shown, folded=True)
 
 
 def control(res_dir: Path, models: Sequence[str]) -> Section:
@@ -147,9 +142,9 @@ def _source_items(folder: Path) -> list[Item]:
         return []
     caption = (
         f"Refusal rate of {model} when the {concept} vectors of {source} are added to its hidden states. Positive "
-        "strengths point to the concept's positive side; strength 0 is unsteered; bands are 95 % intervals. The concept "
-        "has an effect where its line differs from that of random directions. The example replies are the first of each "
-        "condition, without selection."
+        "strengths point to the concept's positive side; strength 0 is unsteered; bands are 95 % intervals. The "
+        "concept has an effect where its line differs from that of random directions. The example replies are the "
+        "first of each condition, without selection."
     )
     return [Item(f"{model}, {concept}, source {source}", caption, figure, tables=tables, facts=_steering(folder))]
 
@@ -180,23 +175,27 @@ def _examples(path: Path, source: str) -> list[Table]:
         languages = sorted(dict.fromkeys(str(row["lang"]) for row in rows), key=lambda language: language != source)
         strengths = [row["strength"] for row in rows if row["baseline"] == "concept"] or [0.0]
         conditions = [("concept", min(strengths)), ("none", 0.0), ("concept", max(strengths))]
-        cells = []
+        replies: list[dict[str, str]] = []
         for language, harmful in itertools.product(languages[:EXAMPLE_LANGUAGES], (True, False)):
             group = [row for row in rows if row["lang"] == language and row["harmful"] is harmful]
-            replies = {
-                (row["baseline"], row["strength"]): row for row in reversed(group) if row["id"] == group[0]["id"]
-            }
-            cells += [_reply(replies[condition]) for condition in conditions if condition in replies]
+            first = [row for row in group if row["id"] == group[0]["id"]]
+            by_condition = {(row["baseline"], row["strength"]): _reply(row) for row in reversed(first)}
+            replies += [by_condition[condition] for condition in conditions if condition in by_condition]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise damaged(path, repr(error)) from error
-    columns = [Column(name, name == "strength") for name in ("language", "request", "prompt", "strength", "reply")]
-    return [Table("Example replies", columns, cells, folded=True)] if cells else []
+    if not replies:
+        return []
+    shown = pd.DataFrame(replies)
+    values = shown.assign(strength=shown.pop("exact"))
+    return [Table("Example replies", values, shown, numeric=["strength"], foreign=["prompt", "reply"], folded=True)]
 
 
-def _reply(row: dict[str, Any]) -> list[Cell]:
-    language = str(row["lang"])
-    strength = "unsteered" if row["baseline"] == "none" else f"{row['strength']:+g}".replace("-", "−")
-    return [
-        *(Cell(language), Cell("harmful" if row["harmful"] else "harmless"), Cell(str(row["prompt"]), "", language)),
-        *(Cell(strength, str(row["strength"])), Cell(str(row["reply"]), "", language)),
-    ]
+def _reply(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "language": str(row["lang"]),
+        "request": "harmful" if row["harmful"] else "harmless",
+        "prompt": str(row["prompt"]),
+        "strength": "unsteered" if row["baseline"] == "none" else f"{row['strength']:+g}".replace("-", "−"),
+        "reply": str(row["reply"]),
+        "exact": str(row["strength"]),
+    }
