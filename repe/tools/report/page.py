@@ -43,8 +43,8 @@ HEAT_MAPS = {
     "transfer": ("figure5_transfer_7b", "figure8_transfer_all"),
 }
 CAPTIONS = {
-    FIGURE2: "Recognition accuracy by language and model: mean over the concepts of the best layer's accuracy on text "
-    "pairs, one that agrees with a value and one that violates it. Higher is better. The dotted line is chance.",
+    FIGURE2: "How often vectors rank the text that agrees with a value above the one that violates it: mean over the "
+    "concepts of the best layer's accuracy. Higher is better. The dotted line is chance.",
     TABLE6: "Recognition accuracy of each language's own vectors at the best layer, in percent, one table per concept. "
     "The last column is the mean over languages. Chance is 50.",
     "similarity": "Cosine similarity of a concept's vectors between languages: mean over the concepts of the best "
@@ -58,8 +58,8 @@ CAPTIONS = {
     REPAIRED: "Table 1 with the distances that stand for missing features repaired or left out. An effect is r with "
     "the repaired distances minus r with the recorded ones.",
     "transfer": "Accuracy of a source language's vectors (rows) on a target language's texts (columns), minus the "
-    "accuracy of the target's own vectors. Values of 0 or more (blue): the source transfers; below 0 (red): it loses "
-    "accuracy. All panels share one scale, linear up to 0.01 and logarithmic beyond.",
+    "accuracy of the target's own vectors. Blue (0 or more): the source's vectors transfer. Red (below 0): they are "
+    "less accurate. All panels share one scale, linear up to 0.01 and logarithmic beyond.",
 }
 Frames = Mapping[str, pd.DataFrame]
 

@@ -141,7 +141,7 @@ def page(text: str) -> "Page":
 class Page(HTMLParser):
     """What a page holds: tables by caption as rows of (text, value), tags with their attributes; checks the nesting."""
 
-    VOID = ("meta", "img")
+    VOID = ("meta", "img", "col")
     OPTIONAL = ("td", "tr")
 
     def __init__(self, text: str) -> None:
