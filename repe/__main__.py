@@ -6,7 +6,7 @@ Each tool has its own options: python -m repe TOOL --help
 import importlib
 import sys
 
-from repe.tools import options
+from repe.runs.arguments import Parser
 
 TOOLS = {
     "doctor": ("repe.tools.doctor", "check that a model is read correctly before a long run"),
@@ -19,12 +19,13 @@ TOOLS = {
 
 def start() -> None:
     """Run the tool that the first argument names, with the arguments that follow it."""
-    parser = options.parser("", __doc__ or "")
+    sys.argv[0] = "python -m repe"
+    parser = Parser(__doc__)
     parser.usage = "python -m repe TOOL [options]"
     parser.epilog = "tools:\n" + "\n".join(f"  {tool:<9}{summary}" for tool, (_, summary) in TOOLS.items())
     parser.add_argument("tool", choices=TOOLS, metavar="TOOL", help="name of a tool")
     tool = parser.parse_args(sys.argv[1:2] or ["--help"]).tool
-    del sys.argv[1]
+    sys.argv[:2] = [f"python -m repe {tool}"]
     importlib.import_module(TOOLS[tool][0]).start()
 
 

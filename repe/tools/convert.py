@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from repe.constants import METHODS
 from repe.errors import UserError, first_of
-from repe.runs import arguments as cli
-from repe.tools import options
+from repe.runs import arguments as options
 
 if TYPE_CHECKING:
     from repe.results.result_file import ResultFile
@@ -88,7 +87,7 @@ def convert(file: "ResultFile") -> None:
 
 
 def start() -> None:
-    parser = options.parser("convert", __doc__ or "")
-    options.add_results_folder(parser)
+    parser = options.Parser(__doc__)
+    parser.add_argument("res_dir", nargs="?", type=Path, default=Path("res"), metavar="RES_DIR", help="default: res")
     parser.add_argument("--overwrite", action="store_true", help="replace existing .pt files")
-    cli.run(main, parser)
+    options.run(main, parser)

@@ -11,8 +11,7 @@ status 2.
 import argparse
 
 from repe.errors import UserError
-from repe.runs import arguments as cli
-from repe.tools import options
+from repe.runs import arguments as options
 
 TEXTS = (
     "I helped my neighbour carry her shopping up the stairs.",
@@ -21,16 +20,25 @@ TEXTS = (
 )
 
 
+MODEL = ("--model-name", "--model-size", "--model-path")
+RUNNING = ("--template", "--device", "--dtype", "--revision", "--trust-remote-code")
+OPTIONS: options.Group = {
+    "model": {name: options.MODEL["model"][name] for name in MODEL},
+    "running the model": {name: options.RUNNING["running the model"][name] for name in RUNNING},
+    "check": {"--text": {"default": TEXTS[0], "metavar": "TEXT", "help": "text to check with (default: a sentence)"}},
+}
+
+
 def main(args: argparse.Namespace) -> None:
     # Imported here because they take seconds.
-    from repe.models.verification import ROUNDING
-    from repe.runs import chosen as selection
+    from repe.models.source import ROUNDING
+    from repe.runs.stage import model_source
     from repe.tools import model_check
 
-    chosen = selection.model(args)
+    source = model_source(args)
     texts = list(dict.fromkeys([args.text, *TEXTS]))
-    _show(model_check.memory(chosen.folder, chosen.dtype, chosen.device, chosen.published_dtype))
-    model = chosen.load()
+    _show(model_check.memory(source))
+    model = source.load()
     _show(model_check.architecture(model) | model_check.text_input(model, texts[0]))
     for comparison, difference in model_check.differences(model, texts).items():
         _show({comparison: f"largest relative difference {difference:.1e}"})
@@ -48,16 +56,7 @@ def _show(rows: dict[str, str]) -> None:
 
 
 def start() -> None:
-    parser = options.parser("doctor", __doc__ or "")
-    add = options.add_model(parser).add_argument
-    add("--trust-remote-code", action="store_true", help="run Python code that comes with the model (default: refuse)")
-    add("--template", metavar="TEXT", help='prompt with "{input}" for the text, or auto (default: from the registry)')
-    add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
-    dtypes = ("auto", "float32", "float16", "bfloat16")
-    add("--dtype", choices=dtypes, default="auto", help="auto: as published on a GPU, float32 on a CPU (default: auto)")
-    parser.add_argument(
-        "--text", default=TEXTS[0], metavar="TEXT", help="text to show and to compare (default: a sentence)"
-    )
-    # The doctor writes no results, and refuses texts that are too long.
-    parser.set_defaults(model_label=None, model_family=None, truncate=False)
-    cli.run(main, parser)
+    parser = options.Parser(__doc__, OPTIONS)
+    # The doctor writes no results, and refuses texts that exceed the context length.
+    parser.set_defaults(model_label=None, model_family=None, truncate=False, batch_size=None)
+    options.run(main, parser)

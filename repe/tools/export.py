@@ -2,14 +2,12 @@
 
   python -m repe export --model-name llama2-chat --concept morality --lang en --format safetensors gguf
 
-Reads the vectors of one model (reader_dict.pt, or the released reader_dict.pk) and writes one file for each concept and
-language: <model>_<concept>_<language>.safetensors, and with --format gguf a control vector for llama.cpp
-(--control-vector) and repeng (ControlVector.import_gguf). Existing files are replaced.
+Writes one file for each concept and language, <model>_<concept>_<language>.safetensors, and with --format gguf a
+control vector for llama.cpp (--control-vector) and repeng (ControlVector.import_gguf). Existing files are replaced.
 
-safetensors: layer.<l>, l = 1..N as in the result files, is the unit direction times its sign, so that it points to the
-concept's positive side. --raw adds the directions as in the result file (raw.<l>), their norms, signs, and mean_norm.
-GGUF: direction.<k> is the same unit vector of layer k + 1, for k = 1..N-2: llama.cpp and repeng number blocks from 0,
-and neither can hold the first and the last layer. repe/tools/vector_formats.py explains the numbering.
+safetensors: layer.<l>, l = 1..N as in the result files, is the unit direction times its sign, which points to the
+concept's positive side. --raw adds the directions as in the result file (raw.<l>), norms, signs, and mean_norm.
+GGUF: direction.<k> is the same unit vector of layer k + 1, for k = 1..N-2 (see repe/tools/vector_formats.py).
 """
 
 import argparse
@@ -18,12 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repe.constants import METHODS
 from repe.errors import UserError
-from repe.models import hub, registry
-from repe.paper import CONCEPTS, TRAIN_SHARE, in_paper_order
-from repe.runs import arguments as cli
-from repe.tools import options
+from repe.models import registry
+from repe.paper import CONCEPTS, in_paper_order
+from repe.runs import arguments as options
 
 if TYPE_CHECKING:
     from repe.results.result_file import Kind
@@ -34,19 +30,34 @@ FORMATS = ("safetensors", "gguf")
 MODEL_TYPES = {"llama2": "llama", "qwen": "qwen", "bloomz": "bloom"}
 
 
+MODEL = ("--model-name", "--model-size", "--model-path", "--model-label")
+OPTIONS: options.Group = {
+    "model": {name: options.MODEL["model"][name] for name in MODEL},
+    "files": {
+        "--format": {"nargs": "+", "choices": FORMATS, "default": ["safetensors"], "help": "default: safetensors"},
+        "--raw": {"action": "store_true", "help": "safetensors: add raw directions, norms, signs, mean norms"},
+        "--model-hint": {"metavar": "TYPE", "help": "gguf: model_type (default: from config.json)"},
+        "--revision": {"metavar": "REV", "help": "gguf: revision of the hub id to read config.json of"},
+        "--out-dir": {"type": Path, "metavar": "DIR", "help": "default: RES_DIR/<model>/export"},
+    },
+}
+
+
 def main(args: argparse.Namespace) -> None:
     # Imported here because they take seconds.
-    from repe.results.result_file import model_folder
-    from repe.runs import chosen as selection
+    from repe.results.result_file import Kind
     from repe.tools import vector_formats
 
-    _check_options(args)
-    label, kind = selection.model(args).label, selection.kind(args)
-    folder = args.res_dir / model_folder(label, args.split, args.split_by)
+    for name, value in (("--raw", args.raw), ("--model-hint", args.model_hint), ("--revision", args.revision)):
+        needed = "safetensors" if name == "--raw" else "gguf"
+        if value and needed not in args.format:
+            raise UserError(f"{name} has no effect without --format {needed}: leave it out")
+    label, kind = options.named_model(args)[0], Kind(args.direction_method, args.random_direction)
+    folder = options.results_folder(args, label)
     exported = [
         vector_formats.exported_vectors(file, language, label, args.split)
         for file in open_files(folder, kind, args.concept, args.lang)
-        for language in dict.fromkeys(args.lang or file.languages)
+        for language in args.lang or file.languages
     ]
     names = [vectors.name for vectors in exported]
     if repeated := [name for name in names if names.count(name) > 1]:
@@ -54,10 +65,11 @@ def main(args: argparse.Namespace) -> None:
     # Before anything is written, since some models may lack what the format needs.
     hints = {}
     for vectors in exported if "gguf" in args.format else ():
-        if len(vectors.directions) < 3:
+        layers = vectors.record["layers"]
+        if int(layers) < 3:
             raise UserError(
-                f"{label} has {len(vectors.directions)} layers, and control vectors leave out the first and the last: "
-                "remove gguf from --format"
+                f"{label} has {layers} layers, and control vectors leave out the first and the last: remove gguf from "
+                "--format"
             )
         hints[vectors.name] = args.model_hint or model_hint(vectors.record, args.model_path, args.revision)
     out_dir, written = args.out_dir or folder / "export", []
@@ -66,16 +78,7 @@ def main(args: argparse.Namespace) -> None:
             written.append(vector_formats.write_safetensors(vectors, out_dir, args.raw))
         if "gguf" in args.format:
             written.append(vector_formats.write_gguf(vectors, out_dir, hints[vectors.name]))
-    cli.report_files(written)
-
-
-def _check_options(args: argparse.Namespace) -> None:
-    """Refuse options that the formats do not use."""
-    if args.raw and "safetensors" not in args.format:
-        raise UserError("--raw applies to safetensors only: leave it out, or add safetensors to --format")
-    for name, value in (("--model-hint", args.model_hint), ("--revision", args.revision)):
-        if value and "gguf" not in args.format:
-            raise UserError(f"{name} applies to gguf only: leave it out, or add gguf to --format")
+    options.print_written(written)
 
 
 def open_files(
@@ -101,7 +104,7 @@ def open_files(
         raise UserError(f"no results in {folder} (found: {others or 'none'}): run collect_vector.py first")
     if not concepts and not found:
         raise UserError(f"{folder} has no {name} of any concept: run collect_vector.py first")
-    files = [VectorFile(folder.parent, folder.name, concept, kind) for concept in dict.fromkeys(concepts or found)]
+    files = [VectorFile(folder.parent, folder.name, concept, kind) for concept in concepts or found]
     for file in files:
         wanted = languages or file.languages or ["any language"]
         if missing := [language for language in wanted if language not in file.languages]:
@@ -124,8 +127,8 @@ def model_hint(record: Mapping[str, str], path: str | None = None, revision: str
     """
     row = registry.MODELS.get(record["model"])
     source = path or record.get("source", row.hub_id if row else "")
-    folder = hub.local(path) if path else None
-    if config := folder.path / "config.json" if folder else _cached_config(source, revision or record.get("revision")):
+    local = Path(path) / "config.json" if path and Path(path).is_dir() else None
+    if config := local or _cached_config(source, revision or record.get("revision")):
         return _model_type(config)
     if row and row.family in MODEL_TYPES:
         return MODEL_TYPES[row.family]
@@ -158,22 +161,6 @@ def _model_type(config: Path) -> str:
 
 
 def start() -> None:
-    parser = options.parser("export", __doc__ or "")
-    model = options.add_model(parser).add_argument
-    model("--model-label", metavar="LABEL", help="results folder (default: name and size, or last part of the path)")
-    add = parser.add_argument_group("vectors").add_argument
-    add("--concept", nargs="+", metavar="CONCEPT", help="concepts (default: all with results)")
-    add("--lang", nargs="+", metavar="LANG", help="languages (default: all with results)")
-    add("--split", type=float, default=TRAIN_SHARE, metavar="S", help="--split of the collection (default: 0.8)")
-    add("--split-by", choices=("pair", "item"), default="pair", help="--split-by of the collection (default: pair)")
-    add("--random-direction", action="store_true", help="vectors of shuffled labels")
-    add("--direction-method", choices=METHODS, default="cluster_mean", help="default: cluster_mean")
-    add("--res-dir", type=Path, default=Path("res"), metavar="DIR", help="result files (default: res)")
-    add = parser.add_argument_group("files").add_argument
-    add("--format", nargs="+", choices=FORMATS, default=["safetensors"], help="default: safetensors")
-    add("--raw", action="store_true", help="safetensors: add raw directions, norms, signs, mean norms")
-    add("--model-hint", metavar="TYPE", help="gguf: model_type of the model (default: from its local config.json)")
-    add("--out-dir", type=Path, metavar="DIR", help="default: RES_DIR/<model>/export")
-    # Vectors are exported as they are, in any family and with any template.
-    parser.set_defaults(model_family=None, template=None)
-    cli.run(main, parser)
+    parser = options.Parser(__doc__, OPTIONS, options.SUBJECT, options.METHOD, options.RESULTS)
+    parser.set_defaults(model_family=None)  # does not affect vectors
+    options.run(main, parser)

@@ -5,27 +5,18 @@ from collections.abc import Sequence
 
 import torch
 
-from repe.models.hub import WEIGHTS, ModelFolder
-from repe.models.loading import DTYPES, Model, published_dtype
-from repe.models.verification import own_states, relative_difference
+from repe.models.hub import WEIGHTS
+from repe.models.model import Model
+from repe.models.source import DTYPES, ModelSource, own_states, relative_difference
 from repe.vectors.hidden_states import last_token_states, tokenize
 
 
-def memory(
-    folder: ModelFolder, dtype: torch.dtype, device: torch.device, published: str | None = None
-) -> dict[str, str]:
-    """Memory that the weights need, vocabulary head included, and memory of the machine.
-
-    Args:
-        folder: the checkpoint.
-        dtype: number type that the weights are loaded in.
-        device: device that they are loaded to.
-        published: number type in the checkpoint; read from its config.json if None.
-    """
-    on_disk = sum(path.stat().st_size for pattern in WEIGHTS for path in folder.path.glob(pattern))
-    needed = on_disk * dtype.itemsize / DTYPES[published or published_dtype(folder)].itemsize
-    rows = {"weights": f"about {_size(needed)} in {dtype}"}
-    if device.type == "cuda":
+def memory(source: ModelSource) -> dict[str, str]:
+    """Memory that the weights need, vocabulary head included, and memory of the machine."""
+    on_disk = sum(path.stat().st_size for pattern in WEIGHTS for path in source.folder.path.glob(pattern))
+    needed = on_disk * source.dtype.itemsize / DTYPES[source.published].itemsize
+    rows = {"weights": f"about {_size(needed)} in {source.dtype}"}
+    if source.device.type == "cuda":
         free = sum(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
         return rows | {"free GPU memory": f"{_size(free)} (layers that do not fit run on the CPU, slowly)"}
     return rows | {"memory": _size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))}

@@ -1,13 +1,13 @@
 """Checks of result files: languages that are missing, inputs that have changed, damage."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from repe.constants import METHODS
 from repe.data import data_file
-from repe.errors import DamagedFileError, UserError, first_of
-from repe.files import sha256
+from repe.errors import UserError, first_of
 from repe.paper import CONCEPTS, LANGUAGES, in_paper_order
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import SETTINGS, Kind, ResultFile, setting
@@ -131,10 +131,9 @@ def check_file(file: ResultFile, wanted: Sequence[str], now: Mapping[str, Mappin
     try:
         present = [language for language in wanted if language in file.languages]
         stale = sorted({language for name, digests in now.items() for language in file.changed(name, digests)})
-    except DamagedFileError as error:
-        return Finding(f"damaged: {error.reason[:60]}", "damaged", str(error))
     except UserError as error:
-        return Finding("cannot be read", "damaged", str(error))
+        text = f"damaged: {error.reason[:60]}" if error.reason else "cannot be read"
+        return Finding(text, "damaged", str(error))
     missing = [language for language in wanted if language not in present]
     missing += file.lacking(present, same_language=False)
     if missing and not present:
@@ -149,7 +148,9 @@ def _data_digests(data_dir: Path, file: ResultFile) -> dict[str, str]:
     """Digests of the data files that exist now, for the languages whose data the results record."""
     recorded = file.meta.get("data", {}) if _languages(file) else ()
     paths = {language: data_file(data_dir, file.concept, language) for language in recorded}
-    return {language: sha256(path.read_bytes()) for language, path in paths.items() if path.exists()}
+    return {
+        language: hashlib.sha256(path.read_bytes()).hexdigest() for language, path in paths.items() if path.exists()
+    }
 
 
 def _some(names: Sequence[str]) -> str:

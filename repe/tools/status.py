@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repe.errors import UserError
-from repe.runs import arguments as cli
-from repe.tools import options
+from repe.runs import arguments as options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,11 +71,7 @@ def summary(rows: "Sequence[Row]") -> str:
 
 
 def start() -> None:
-    parser = options.parser("status", __doc__ or "")
-    options.add_results_folder(parser)
-    add = parser.add_argument
-    add("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="MVALUE data, if available (default: data)")
-    add("--model", nargs="+", metavar="FOLDER", help="model folders in RES_DIR (default: all)")
-    add("--concept", nargs="+", metavar="CONCEPT", help="concepts (default: all of the model)")
-    add("--lang", nargs="+", metavar="LANG", help="languages (default: all of the model)")
-    cli.run(main, parser)
+    parser = options.Parser(__doc__, options.SUBJECT, options.DATA)
+    parser.add_argument("res_dir", nargs="?", type=Path, default=Path("res"), metavar="RES_DIR", help="default: res")
+    parser.add_argument("--model", **options.NAMES, metavar="FOLDER", help="model folders in RES_DIR (default: all)")
+    options.run(main, parser)

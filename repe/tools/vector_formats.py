@@ -35,6 +35,7 @@ from safetensors.numpy import save
 
 from repe.files import write_whole
 from repe.results.vector_file import VectorFile
+from repe.vectors.concept_vectors import ConceptVectors
 
 # Keys of a result file's meta that the exported files record.
 RECORD = (
@@ -54,27 +55,9 @@ class ExportedVectors:
 
     name: str
     """File name without suffix."""
-    directions: np.ndarray
-    """float32 (layers, hidden), as in the result file."""
-    signs: np.ndarray
-    """int8 (layers,)."""
-    mean_norm: np.ndarray | None
-    """float32 (layers,): mean norm of the hidden states of the training texts; None if the result file has none."""
+    vectors: ConceptVectors
     record: Mapping[str, str]
     """How they were made, sorted by key, without unknown values."""
-
-    @property
-    def norms(self) -> np.ndarray:
-        """Norms of the directions, float64 (layers,)."""
-        # In float64, squares of very small and very large float32 numbers neither vanish nor overflow.
-        norms: np.ndarray = np.linalg.norm(self.directions.astype(np.float64), axis=-1)
-        return norms
-
-    @property
-    def units(self) -> np.ndarray:
-        """Unit vectors that point to the concept's positive side, float32 (layers, hidden)."""
-        units: np.ndarray = (self.directions * (self.signs / self.norms)[:, None]).astype(np.float32)
-        return units
 
 
 def exported_vectors(file: VectorFile, language: str, model: str, split: float) -> ExportedVectors:
@@ -102,14 +85,8 @@ def exported_vectors(file: VectorFile, language: str, model: str, split: float) 
     }
     if language in meta.get("data", {}):
         record["data_sha256"] = meta["data"][language]
-    mean_norm = vectors.details.get("mean_norm")
-    return ExportedVectors(
-        name=f"{file.path.parent.parent.name}_{kind.file_name(f'{file.concept}_{language}').removesuffix('.pt')}",
-        directions=vectors.directions[:, 0],
-        signs=vectors.signs[:, 0],
-        mean_norm=None if mean_norm is None else mean_norm.numpy(),
-        record={name: _text(record[name]) for name in sorted(record)},
-    )
+    name = f"{file.path.parent.parent.name}_{kind.file_name(f'{file.concept}_{language}').removesuffix('.pt')}"
+    return ExportedVectors(name, vectors, {key: _text(record[key]) for key in sorted(record)})
 
 
 def _text(value: Any) -> str:
@@ -120,26 +97,29 @@ def _text(value: Any) -> str:
     return text.encode(errors="replace").decode()
 
 
-def write_safetensors(vectors: ExportedVectors, out_dir: Path, raw: bool = False) -> Path:
+def write_safetensors(exported: ExportedVectors, out_dir: Path, raw: bool = False) -> Path:
     """Write `<name>.safetensors`.
 
     Args:
-        vectors: the vectors.
+        exported: the vectors.
         out_dir: folder of the file.
         raw: add `raw.<l>`, `norm`, `sign` and `mean_norm`.
 
     Raises:
         UserError: the file cannot be written; an existing file is left intact.
     """
-    tensors = {f"layer.{layer}": unit for layer, unit in enumerate(vectors.units, start=1)}
+    vectors = exported.vectors
+    directions = vectors.directions[:, 0]
+    tensors = {f"layer.{layer}": unit for layer, unit in enumerate(vectors.unit_vectors, start=1)}
     if raw:
-        tensors |= {f"raw.{layer}": direction for layer, direction in enumerate(vectors.directions, start=1)}
-        tensors |= {"norm": vectors.norms.astype(np.float32), "sign": vectors.signs}
+        norms = np.linalg.norm(directions.astype(np.float64), axis=-1)
+        tensors |= {f"raw.{layer}": direction for layer, direction in enumerate(directions, start=1)}
+        tensors |= {"norm": norms.astype(np.float32), "sign": vectors.signs[:, 0]}
         if vectors.mean_norm is not None:
             tensors["mean_norm"] = vectors.mean_norm
-    numbering = LAYER_NUMBERING["safetensors"].format(layers=len(vectors.directions))
-    data = save(tensors, {**vectors.record, "layer_numbering": numbering})
-    return write_whole(out_dir / f"{vectors.name}.safetensors", lambda file: file.write(_with_sorted_metadata(data)))
+    numbering = LAYER_NUMBERING["safetensors"].format(layers=len(directions))
+    data = save(tensors, {**exported.record, "layer_numbering": numbering})
+    return write_whole(out_dir / f"{exported.name}.safetensors", lambda file: file.write(_with_sorted_metadata(data)))
 
 
 def _with_sorted_metadata(data: bytes) -> bytes:
@@ -153,11 +133,11 @@ def _with_sorted_metadata(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[end:]
 
 
-def write_gguf(vectors: ExportedVectors, out_dir: Path, hint: str) -> Path:
+def write_gguf(exported: ExportedVectors, out_dir: Path, hint: str) -> Path:
     """Write `<name>.gguf`, a control vector of layers 2..N-1.
 
     Args:
-        vectors: the vectors.
+        exported: the vectors.
         out_dir: folder of the file.
         hint: `model_type` of the model.
 
@@ -169,10 +149,10 @@ def write_gguf(vectors: ExportedVectors, out_dir: Path, hint: str) -> Path:
         # The writer needs a path: that of the temporary file, which `write_whole` flushes and renames.
         with closing(GGUFWriter(file.name, "controlvector")) as writer:
             # Direction k is that of layer k + 1, without the first and the last layer.
-            directions = dict(enumerate(vectors.units[1:-1], start=1))
+            directions = dict(enumerate(exported.vectors.unit_vectors[1:-1], start=1))
             writer.add_string("controlvector.model_hint", _text(hint))
             writer.add_uint32("controlvector.layer_count", len(directions))
-            for name, text in vectors.record.items():
+            for name, text in exported.record.items():
                 writer.add_string(f"repe.{name}", text)
             writer.add_string("repe.layer_numbering", LAYER_NUMBERING["gguf"])
             for number, direction in directions.items():
@@ -181,4 +161,4 @@ def write_gguf(vectors: ExportedVectors, out_dir: Path, hint: str) -> Path:
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
 
-    return write_whole(out_dir / f"{vectors.name}.gguf", fill)
+    return write_whole(out_dir / f"{exported.name}.gguf", fill)

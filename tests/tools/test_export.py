@@ -22,6 +22,7 @@ from repe.errors import UserError
 from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
 from repe.tools import export, vector_formats
+from repe.vectors.concept_vectors import ConceptVectors
 from repe.vectors.readers import ClusterMeanRepReader
 
 Script = Callable[..., Ended]
@@ -215,8 +216,8 @@ def test_both_formats_hold_the_same_numbers(export_script: Callable[..., Ended],
 @pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e30])
 def test_directions_of_any_length_become_unit_vectors(scale: float) -> None:
     directions = np.array([[3, -4, 0]] * 3, dtype=np.float32) * np.float32(scale)
-    vectors = vector_formats.ExportedVectors("x", directions, np.array([1, -1, 1], dtype=np.int8), None, {})
-    np.testing.assert_allclose(vectors.units, [[0.6, -0.8, 0], [-0.6, 0.8, 0], [0.6, -0.8, 0]], rtol=1e-3)
+    vectors = ConceptVectors(directions[:, None], np.array([[1], [-1], [1]], dtype=np.int8))
+    np.testing.assert_allclose(vectors.unit_vectors, [[0.6, -0.8, 0], [-0.6, 0.8, 0], [0.6, -0.8, 0]], rtol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -475,14 +476,14 @@ def test_what_meta_says_cannot_break_the_writing(export_script: Callable[..., En
 # The test writes the results folder.
 ERRORS: list[tuple[list[str], list[str]]] = [
     (["--model-label", "none"], ["no results in", "res/none (found: broken flat tiny)", "collect_vector.py"]),
-    (["--model-label", "../tiny"], ["--model-label '../tiny' is no plain name"]),
-    (["--model-label", ".."], ["'..' is no plain name"]),
+    (["--model-label", "../tiny"], ["--model-label '../tiny' is not a valid name"]),
+    (["--model-label", ".."], ["'..' is not a valid name"]),
     (["--model-name", "gpt-9"], ["--model-name gpt-9 is not in the registry"]),
     (
         ["--concept", "piety"],
         ["res/tiny/piety/reader_dict.pt has no results for any language: run collect_vector.py first"],
     ),
-    (["--concept", "../tiny/morality"], ["the concept '../tiny/morality' is no plain name"]),
+    (["--concept", "../tiny/morality"], ["the concept '../tiny/morality' is not a valid name"]),
     (["--concept", "morality", "toxicity"], ["res/tiny/toxicity/reader_dict.pt has no results for any language"]),
     (["--lang", "en", "zh"], ["res/tiny/morality/reader_dict.pt has no results for zh: run collect_vector.py first"]),
     (["--lang", "../../x"], ["has no results for ../../x"]),
@@ -491,7 +492,7 @@ ERRORS: list[tuple[list[str], list[str]]] = [
     (["--format", "onnx"], ["argument --format: invalid choice: 'onnx'"]),
     (["--format"], ["argument --format: expected at least one argument"]),
     (["--format", "gguf"], ["the architecture of tiny, which is not known", "--model-hint", "--model-path"]),
-    (["--format", "gguf", "--model-path", "DIR/res"], ["res has no config.json"]),
+    (["--format", "gguf", "--model-path", "DIR/res"], ["res/config.json cannot be read", "--model-hint"]),
     (["--format", "gguf", "--model-path", "DIR/nameless"], ["config.json has no model_type", "--model-hint"]),
     (["--format", "gguf", "--model-path", "DIR/damaged"], ["config.json cannot be read", "--model-hint"]),
     (
@@ -499,9 +500,9 @@ ERRORS: list[tuple[list[str], list[str]]] = [
         ["flat has 2 layers", "remove gguf from --format"],
     ),
     (["--model-label", "broken"], ["res/broken/morality/reader_dict.pt is damaged"]),
-    (["--format", "gguf", "--raw"], ["--raw applies to safetensors only"]),
-    (["--model-hint", "llama"], ["--model-hint applies to gguf only"]),
-    (["--revision", "main"], ["--revision applies to gguf only"]),
+    (["--format", "gguf", "--raw"], ["--raw has no effect without --format safetensors"]),
+    (["--model-hint", "llama"], ["--model-hint has no effect without --format gguf"]),
+    (["--revision", "main"], ["--revision has no effect without --format gguf"]),
     (["--seed", "2"], ["unrecognized arguments: --seed 2"]),
     (["--out-dir", "DIR/file"], ["file cannot be made", "choose another folder"]),
     (

@@ -132,7 +132,7 @@ def test_every_kind_has_a_row(
     ("arguments", "message"),
     [
         (["--model", "llama2-chat-7B"], "no results in .*llama2-chat-7B: choose from tiny-llama"),
-        (["--concept", "../x"], "'../x' is no plain name"),
+        (["--concept", "../x"], "'../x' is not a valid name"),
     ],
 )
 def test_names_that_are_not_there(

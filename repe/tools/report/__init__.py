@@ -12,8 +12,7 @@ import argparse
 from pathlib import Path
 
 from repe.files import write_whole
-from repe.runs import arguments as cli
-from repe.tools import options
+from repe.runs import arguments as options
 
 NAME = "report.html"
 
@@ -29,9 +28,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def start() -> None:
-    parser = options.parser("report", __doc__ or "")
-    add = parser.add_argument
-    add("--res-dir", type=Path, default=Path("res"), metavar="DIR", help="result files (default: res)")
+    parser = options.Parser(__doc__, options.RESULTS)
     help_text = "folder of the figures, tables and page (default: RES_DIR/cross_model)"
-    add("--out-dir", type=Path, metavar="DIR", help=help_text)
-    cli.run(main, parser)
+    parser.add_argument("--out-dir", type=Path, metavar="DIR", help=help_text)
+    options.run(main, parser)
