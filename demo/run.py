@@ -101,7 +101,7 @@ def main() -> None:
     labels = {f"pocket-{kind}-{size}": kind for kind in KINDS for size in sizes}
     all_stages([(label, kind, "demo/models", "demo/res", KINDS[kind][1]) for label, kind in labels.items()])
     compare([*labels])
-    run("-m", "repe.tools.report.page", "--res-dir", "demo/res")
+    run("-m", "repe", "report", "--res-dir", "demo/res")
     summarize(labels)
 
 

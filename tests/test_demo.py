@@ -259,7 +259,7 @@ def test_a_run_ends_with_the_page_of_the_report(monkeypatch: pytest.MonkeyPatch)
     assert [command[0] for command in calls[:-1]] == [
         *("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py")
     ]
-    assert calls[-1] == ("-m", "repe.tools.report.page", "--res-dir", "demo/res")
+    assert calls[-1] == ("-m", "repe", "report", "--res-dir", "demo/res")
 
 
 def test_an_interval_over_seeds_is_students(tmp_path: Path) -> None:

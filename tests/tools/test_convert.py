@@ -1,6 +1,5 @@
-"""Downloads turned into this project's files: the same numbers, nothing lost, errors in a line."""
+"""Downloads converted to result files: the same numbers, nothing lost, errors in one line."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from conftest import Ended
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
-from repe.tools import convert
 from repe.vectors.readers import ClusterMeanRepReader, PCARepReader, RandomRepReader
 
 Run = Callable[..., Ended]
@@ -58,15 +56,8 @@ def downloads(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def call(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["convert.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            convert.start()
-        captured = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), captured.out, captured.err)
-
-    return call
+def run(script: Run) -> Run:
+    return lambda *arguments: script("repe.__main__", "convert", *arguments)
 
 
 def test_every_number_reads_back_equal_without_the_download(run: Run, downloads: Path) -> None:
@@ -103,7 +94,7 @@ def test_nothing_is_replaced_unless_asked_for(run: Run, downloads: Path) -> None
     (folder / "pca_acc.pt").unlink()
     ended = run(downloads)
     assert "wrote 1 of 6 files" in ended.out
-    assert "5 are there already (--overwrite replaces them)" in ended.out
+    assert "5 already exist (--overwrite replaces them)" in ended.out
     assert all(path.read_bytes() == content for path, content in before.items() if path != folder / "acc.pk")
     assert "wrote 6 of 6" in run(downloads, "--overwrite").out
     expected = accuracies(9)["zh"]["en"]
@@ -136,7 +127,7 @@ def test_a_damaged_or_hostile_download_is_named_and_the_others_converted(run: Ru
     assert ended.err.count("\n") == 1
     for name, reason in (
         ("acc.pk is refused", "not a zip file"),
-        ("pca_acc.pk holds no language", ""),
+        ("pca_acc.pk has no languages", ""),
         ("pca_reader_dict.pk is refused", "print"),
         ("reader_dict.pk cannot be converted", "not 3 layers"),
     ):
