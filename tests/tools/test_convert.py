@@ -27,6 +27,7 @@ def vectors(kind: type, seed: int) -> dict[str, object]:
     made = {}
     for language in ("zh", "en", "own"):
         made[language] = kind()
+        made[language].directions, made[language].direction_signs = {}, {}
         made[language].__dict__.pop("generator", None)  # the released class has none
         for layer in (1, 2, 3):
             made[language].directions[layer] = generator.standard_normal((1, 6), dtype=np.float32)

@@ -78,6 +78,7 @@ def add_released(folder: Path, model: str, languages: tuple[str, ...], layers: i
     """A download: readers in a pickle."""
     file, content = VectorFile(folder, model, "morality", Kind()), entry(layers)
     reader = ClusterMeanRepReader()
+    reader.directions, reader.direction_signs = {}, {}
     for layer in range(1, layers + 1):
         reader.directions[layer] = content["directions"][layer - 1].numpy()
         reader.direction_signs[layer] = content["signs"][layer - 1].numpy()
@@ -242,7 +243,7 @@ def exported(collected: Path, script: Script, export_script: Callable[..., Ended
 def test_direction_k_is_of_what_block_k_counted_from_0_gives(collected: Path, exported: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(collected / "model")
     trunk = AutoModel.from_pretrained(collected / "model").eval()
-    train = split_pairs(read_pairs(collected / "data", "morality", "en")).train
+    train, _ = split_pairs(read_pairs(collected / "data/morality/morality_en.json"))
 
     def seen_at(block: torch.nn.Module, text: str) -> torch.Tensor:
         kept: list[torch.Tensor] = []
@@ -257,8 +258,8 @@ def test_direction_k_is_of_what_block_k_counted_from_0_gives(collected: Path, ex
     assert fields["controlvector.model_hint"] == "llama"
     for name, direction in directions.items():
         block = trunk.layers[int(name.split(".")[1])]
-        positive = torch.stack([seen_at(block, pair.positive) for pair in train])
-        negative = torch.stack([seen_at(block, pair.negative) for pair in train])
+        positive = torch.stack([seen_at(block, pair.pos) for pair in train])
+        negative = torch.stack([seen_at(block, pair.neg) for pair in train])
         mean = positive.mean(dim=0) - negative.mean(dim=0)
         # The positive side is where more of the positive texts lie.
         side = ((positive - negative) @ mean).sign().sum().sign()
@@ -483,7 +484,7 @@ ERRORS: list[tuple[list[str], list[str]]] = [
         ["--concept", "piety"],
         ["res/tiny/piety/reader_dict.pt has no results for any language: run collect_vector.py first"],
     ),
-    (["--concept", "../tiny/morality"], ["the concept '../tiny/morality' is not a valid name"]),
+    (["--concept", "../tiny/morality"], ["concept '../tiny/morality' is not a valid name"]),
     (["--concept", "morality", "toxicity"], ["res/tiny/toxicity/reader_dict.pt has no results for any language"]),
     (["--lang", "en", "zh"], ["res/tiny/morality/reader_dict.pt has no results for zh: run collect_vector.py first"]),
     (["--lang", "../../x"], ["has no results for ../../x"]),
@@ -504,7 +505,7 @@ ERRORS: list[tuple[list[str], list[str]]] = [
     (["--model-hint", "llama"], ["--model-hint has no effect without --format gguf"]),
     (["--revision", "main"], ["--revision has no effect without --format gguf"]),
     (["--seed", "2"], ["unrecognized arguments: --seed 2"]),
-    (["--out-dir", "DIR/file"], ["file cannot be made", "choose another folder"]),
+    (["--out-dir", "DIR/file"], ["file cannot be created", "choose another folder"]),
     (
         ["--model-label", "tiny", "--concept", "a_b", "a"],
         ["two concepts and languages have the file name", "tiny_a_b_c"],
