@@ -367,7 +367,7 @@ def test_without_a_folder_files_go_beside_the_results(script: Script, tmp_path: 
     add(tmp_path / "res", "morality", "en")
     assert script("repe.__main__", "export", "--res-dir", tmp_path / "res", "--model-label", "tiny").status == 0
     assert [*written(tmp_path / "res/tiny/export")] == ["tiny_morality_en.safetensors"]
-    # The folder is no concept.
+    # The export folder is not read as a concept.
     assert script("repe.__main__", "export", "--res-dir", tmp_path / "res", "--model-label", "tiny").status == 0
 
 

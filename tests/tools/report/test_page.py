@@ -472,7 +472,7 @@ def tried(text: str, tmp_path: Path) -> tuple[dict, str]:
     """What the page did in a window 400 pixels wide, and what the browser logged."""
     browser = shutil.which("chromium")
     if not browser:
-        pytest.skip("there is no chromium to try the page in")
+        pytest.skip("chromium is not installed")
     page = text.replace("</body>", f"<script>{TRIAL}</script></body>")
     # The browser's own windows are never as narrow as a telephone.
     frame = f'<iframe style="width:400px;height:800px;border:0" srcdoc="{html.escape(page)}"></iframe>'
