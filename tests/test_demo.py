@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import transformers
 from conftest import ROOT
+from repe.models.templates import resolve
 
 from repe.control.prompts import read_prompts
 from repe.control.replies import is_following, is_refusal
 from repe.models import hub
 from repe.models import loading as models
-from repe.models.templates import resolve
 from repe.paper import CONCEPTS, LANGUAGES
 
 DEMO = ROOT / "demo"

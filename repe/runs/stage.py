@@ -240,13 +240,13 @@ def _tasks(args: argparse.Namespace, source: ModelSource, plan: _Plan, what: str
         for concept, language in bar:
             bar.set_postfix_str(f"{concept} {language}")
             train, test = plan.splits[concept, language]
-            states = model
+            states: Any = model
             if cache:
                 pairs = data.read_pairs(data.data_file(args.data_dir, concept, language), concept)
                 states = cache.of(data.texts_of(pairs))
             meta = {**plan.meta, "data": {language: plan.digests[concept, language]}}
             seed = [args.seed, zlib.crc32(concept.encode()), zlib.crc32(language.encode())]
-            yield Task(concept, language, train, test, states, plan.files[concept], meta, seed, {})  # type: ignore[arg-type]
+            yield Task(concept, language, train, test, states, plan.files[concept], meta, seed, {})
     processes.finished()
     if processes.is_main():
         concepts = ", ".join(dict.fromkeys(concept for concept, _ in plan.pending))

@@ -45,11 +45,10 @@ def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None
         batch_size: texts per batch; None for as many as a budget of tokens allows.
 
     Returns:
-        (layers, texts, hidden) in the model's dtype, on the device of the token ids; texts in the order given.
+        (layers, texts, hidden) in the model's dtype and on its device, in the order of the texts.
 
     Raises:
-        UserError: a text has no tokens or exceeds the context length; a state is not finite; a single text does not fit
-            into memory.
+        UserError: a text has no tokens or is too long, a state is not finite, or a single text does not fit into memory.
     """
     tokens = tokenize(model, texts)
     states = torch.empty(model.layers, len(texts), model.hidden_size, dtype=model.dtype, device=model.device)

@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 import torch
 from conftest import load
+from repe.models.loading import Model
 
 from repe.control.experiment import ControlExperiment, find_strengths
 from repe.control.generation import Decoding, prompt_batches
@@ -17,7 +18,6 @@ from repe.control.reply_file import ReplyFile
 from repe.control.settings import Condition, ControlSettings
 from repe.control.steering import steered
 from repe.errors import UserError
-from repe.models.loading import Model
 from repe.results.vector_file import Vectors
 
 

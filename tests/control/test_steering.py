@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import LAYERS, load
+from repe.models.loading import find_blocks
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from repe.control.steering import block_hooks, parse_layers, steer, steered, unit_directions
 from repe.errors import UserError
-from repe.models.loading import find_blocks
 from repe.results.vector_file import Vectors
 
 CAUSAL = ("llama", "qwen2", "bloom", "gpt_neox", "gpt2", "mistral", "qwen3", "gemma2", "gemma3")
