@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from repe.constants import DRAWS, METHODS, PERMUTATIONS
 from repe.errors import UserError
 from repe.files import plain_name
-from repe.models.registry import AUTO, DEFAULT_NAME, DEFAULT_SIZE, Entry
+from repe.models.registry import AUTO, DEFAULT_NAME, DEFAULT_SIZE, Entry, untrained_suffix
 from repe.models.registry import entry as registry_entry
 from repe.paper import FAMILIES, TRAIN_SHARE, family_by_name
 from repe.runs import processes
@@ -172,7 +172,10 @@ MODEL = {
     "model": {
         "--model-name": {"metavar": "NAME", "help": f"name in the registry (default: {DEFAULT_NAME})"},
         "--model-size": {"metavar": "SIZE", "help": f"size in the registry (default: {DEFAULT_SIZE})"},
-        "--model-path": {"metavar": "PATH|HUB_ID", "help": "weights; without a name, any causal or encoder model"},
+        "--model-path": {
+            "metavar": "PATH|HUB_ID",
+            "help": "folder, hub id or GGUF file of any causal or encoder model",
+        },
         "--model-label": {"metavar": "LABEL", "help": "name of the results folder (default: last part of the path)"},
         "--model-family": {
             "choices": tuple(FAMILIES),
@@ -196,6 +199,14 @@ RUNNING = {
         "--truncate": {"action": "store_true", "help": "cut texts that exceed the context length"},
         "--revision": {"metavar": "REV", "help": "revision of a hub id (default: the newest)"},
         "--trust-remote-code": {"action": "store_true", "help": "run Python code that comes with the weights"},
+    }
+}
+UNTRAINED = {
+    "floor": {
+        "--untrained": {
+            "action": "store_true",
+            "help": "random weights (drawn by --seed) in place of the trained ones, as a floor",
+        }
     }
 }
 CACHE = {"caching": {"--cache-states": {"type": Path, "metavar": "DIR", "help": "cache hidden states in DIR"}}}
@@ -249,12 +260,14 @@ def named_model(args: argparse.Namespace) -> tuple[str, Entry]:
         UserError: the registry has no such row, or the label is not a valid name.
     """
     if args.model_path and not (args.model_name or args.model_size):
-        label = args.model_label or Path(args.model_path).resolve().name
+        label = args.model_label or Path(args.model_path).resolve().name.removesuffix(".gguf")
         row = Entry(label, "", args.model_path, family_by_name(label).name, AUTO, "")
     else:
         row = registry_entry(args.model_name, args.model_size)
         label = args.model_label or row.label
         row = replace(row, hub_id=args.model_path or row.hub_id)
+    if vars(args).get("untrained"):  # an option of the scripts that run a model
+        label += untrained_suffix(args.seed)
     return plain_name(label, "--model-label"), replace(row, family=args.model_family or row.family)
 
 

@@ -107,6 +107,7 @@ def model_source(args: argparse.Namespace) -> ModelSource:
         dtype_name=args.dtype,
         truncate=args.truncate,
         trust_remote_code=args.trust_remote_code,
+        untrained=args.seed if vars(args).get("untrained") else None,
         batch_size=args.batch_size,
         gpu=int(os.environ["LOCAL_RANK"]) if processes.count() > 1 else None,
     )

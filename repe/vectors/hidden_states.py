@@ -48,7 +48,7 @@ def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None
         (layers, texts, hidden) in the model's dtype and on its device, in the order of the texts.
 
     Raises:
-        UserError: a text has no tokens or is too long, a state is not finite, or a single text does not fit into memory.
+        UserError: a text has no tokens or is too long, a state is not finite, or a single text exceeds the memory.
     """
     tokens = tokenize(model, texts)
     states = torch.empty(model.layers, len(texts), model.hidden_size, dtype=model.dtype, device=model.device)
