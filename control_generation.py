@@ -21,6 +21,7 @@ from repe.runs.control_arguments import add_arguments
 
 if TYPE_CHECKING:
     from repe.control.experiment import ControlExperiment
+    from repe.control.settings import ControlSettings
     from repe.runs.chosen import ChosenModel
 
 # Other modules are imported in the functions that use them: they take seconds, and --help does not need them.
@@ -40,11 +41,8 @@ def main(args: argparse.Namespace) -> None:
 def prepare(args: argparse.Namespace, chosen: "ChosenModel") -> "list[ControlExperiment]":
     """An experiment for each concept and source language, checked before the model is loaded."""
     from repe.control.experiment import ControlExperiment
-    from repe.control.generation import Decoding
     from repe.control.prompts import read_prompts
     from repe.control.reply_file import ReplyFile
-    from repe.control.settings import ControlSettings
-    from repe.control.steering import parse_layers
     from repe.results.result_file import SETTINGS
     from repe.results.vector_file import VectorFile
     from repe.runs import chosen as setup
@@ -62,17 +60,7 @@ def prepare(args: argparse.Namespace, chosen: "ChosenModel") -> "list[ControlExp
     for concept, file in setup.result_files(args, chosen, args.concept or ["harmfulness"], VectorFile).items():
         vectors = planning.sources(file, list(dict.fromkeys([*sources, *own])))
         file.check_settings(meta, "use these, or collect the vectors again with collect_vector.py --overwrite")
-        settings = ControlSettings(
-            layers=parse_layers(args.layers, len(vectors[sources[0]].directions)),
-            strengths=args.strength,
-            strength_unit=args.strength_unit,
-            operator=args.operator,
-            scope=args.scope,
-            baselines=args.baseline,
-            random_draws=args.random_draws,
-            calibrated_on=sources[0] if args.calibrate else None,
-            decoding=Decoding(args.max_new_tokens, args.temperature, args.top_p, args.num_beams, args.seed),
-        )
+        settings = settings_from(args, len(vectors[sources[0]].directions))
         for source in sources:
             record = {name: meta[name] for name in SETTINGS if name in meta} | {
                 "prompts": prompt_file.sha256,
@@ -86,19 +74,31 @@ def prepare(args: argparse.Namespace, chosen: "ChosenModel") -> "list[ControlExp
     return experiments
 
 
-def steer_and_generate(args: argparse.Namespace, chosen: "ChosenModel", experiments: "list[ControlExperiment]") -> None:
-    from repe.results.vector_file import check_fit
+def settings_from(args: argparse.Namespace, layers: int) -> "ControlSettings":
+    from repe.control.generation import Decoding
+    from repe.control.settings import ControlSettings
+    from repe.control.steering import parse_layers
 
-    if args.overwrite:
-        for experiment in experiments:
-            experiment.file.clear()
-    if not any(experiment.pending() for experiment in experiments):
+    return ControlSettings(
+        layers=parse_layers(args.layers, layers),
+        strengths=args.strength,
+        strength_unit=args.strength_unit,
+        operator=args.operator,
+        scope=args.scope,
+        baselines=args.baseline,
+        random_draws=args.random_draws,
+        calibrated_on=args.source_lang[0] if args.calibrate else None,
+        decoding=Decoding(args.max_new_tokens, args.temperature, args.top_p, args.num_beams, args.seed),
+    )
+
+
+def steer_and_generate(args: argparse.Namespace, chosen: "ChosenModel", experiments: "list[ControlExperiment]") -> None:
+    if not args.overwrite and not any(experiment.pending() for experiment in experiments):
         print("nothing to generate: all replies exist (use --overwrite to generate them again)")
         return
     model = chosen.load(with_head=True)
     for experiment in experiments:
-        check_fit(experiment.vectors, model.layers, model.hidden_size)
-        experiment.run(model, args.batch_size)
+        experiment.run(model, args.batch_size, args.overwrite)
 
 
 def measure_and_draw(args: argparse.Namespace, chosen: "ChosenModel", experiments: "list[ControlExperiment]") -> None:

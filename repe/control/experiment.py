@@ -23,7 +23,7 @@ from repe.control.reply_file import Key, ReplyFile, Row
 from repe.control.settings import Condition, ControlSettings
 from repe.control.steering import steered, step_lengths, unit_directions
 from repe.models.loading import Model
-from repe.results.vector_file import Vectors
+from repe.results.vector_file import Vectors, check_fit
 
 # Seconds between two updates of the reply file.
 WRITE_EVERY = 20.0
@@ -69,16 +69,6 @@ class ControlExperiment:
             language: self._chosen(unit_directions(one.directions, one.signs)) for language, one in self.vectors.items()
         }
 
-    def directions(self, condition: Condition, languages: Sequence[str]) -> torch.Tensor:
-        """Unit vectors of a condition for prompts in these languages, float32 (languages, chosen layers, hidden)."""
-        if condition.baseline == "random":
-            layers, _, hidden = self.vectors[self.source].directions.shape
-            seed = [self.settings.decoding.seed, condition.draw or 0, zlib.crc32(self.concept.encode())]
-            drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal((layers, hidden), dtype=np.float32))
-            return self._chosen(torch.nn.functional.normalize(drawn)).expand(len(languages), -1, -1)
-        own = condition.baseline == "target_vector"
-        return torch.stack([self._units[language if own else self.source] for language in languages])
-
     def activations(
         self, condition: Condition, languages: Sequence[str], strengths: Sequence[float]
     ) -> dict[int, torch.Tensor]:
@@ -92,16 +82,23 @@ class ControlExperiment:
         Returns:
             By layer number, float32 (rows, hidden) on the CPU.
         """
+        if condition.baseline == "random":
+            seed = [self.settings.decoding.seed, condition.draw or 0, zlib.crc32(self.concept.encode())]
+            layers, _, hidden = self.vectors[self.source].directions.shape
+            drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal((layers, hidden), dtype=np.float32))
+            directions = self._chosen(torch.nn.functional.normalize(drawn))
+        else:
+            own = condition.baseline == "target_vector"
+            directions = torch.stack([self._units[language if own else self.source] for language in languages])
         lengths = torch.tensor([*strengths], dtype=torch.float32)[:, None] * self._lengths
-        steps = self.directions(condition, languages) * lengths[..., None]
-        return dict(zip(self.settings.layers, steps.unbind(dim=1), strict=True))
+        return dict(zip(self.settings.layers, (directions * lengths[..., None]).unbind(dim=1), strict=True))
 
     def pending(self) -> list[Key]:
         """The replies that are not in the file."""
         keys = [_key(condition, prompt) for condition in self.settings.conditions() for prompt in self.prompts]
         return [key for key in keys if key not in self.file.rows]
 
-    def run(self, model: Model, batch_size: int | None = None) -> None:
+    def run(self, model: Model, batch_size: int | None = None, overwrite: bool = False) -> None:
         """Generate the replies that are missing and add them to the file.
 
         Replies are written regularly and at the end, also after Ctrl-C.
@@ -109,11 +106,16 @@ class ControlExperiment:
         Args:
             model: with its vocabulary head.
             batch_size: prompts in a batch; None sets it from the prompts' lengths.
+            overwrite: delete the replies in the file first.
 
         Raises:
-            UserError: a prompt is too long, logits are not finite, or a batch does not fit into memory.
+            UserError: the vectors belong to another model, a prompt is too long, logits are not finite, or a batch does
+                not fit into memory.
         """
+        check_fit(self.vectors, model.layers, model.hidden_size)
         batches = prompt_batches(model, self.prompts, self.settings.decoding.max_new_tokens, batch_size)
+        if overwrite:
+            self.file.clear()
         rows: list[Row] = []
         written = time.monotonic()
         with tqdm(total=len(self.pending()), desc=f"{self.concept} {self.source}", unit="reply") as bar:

@@ -53,9 +53,8 @@ class Decoding:
 def end_tokens(model: Model) -> list[int]:
     """Ids of the tokens that end a reply: the checkpoint's, else the tokenizer's."""
     named = model.lm.generation_config.eos_token_id
-    if named is None:
-        named = model.tokenizer.eos_token_id
-    return [] if named is None else list(named) if isinstance(named, (list, tuple)) else [int(named)]
+    ends = model.tokenizer.eos_token_id if named is None else named
+    return [] if ends is None else np.atleast_1d(ends).tolist()
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def reply_texts(model: Model, prompts: Sequence[str], max_new_tokens: int = 64) 
     if model.lm is None:
         raise UserError(f"{model.label} has no vocabulary head and cannot generate text: load a causal language model")
     numbered = [Prompt(str(number), "prompt", text, False) for number, text in enumerate(prompts)]
-    replies = {}
+    replies: dict[str, str] = {}
     for batch in prompt_batches(model, numbered, max_new_tokens):
         found = generate(model, batch.tokens, Decoding(max_new_tokens))
         replies |= {prompt.id: decode(model, reply) for prompt, reply in zip(batch.prompts, found, strict=True)}

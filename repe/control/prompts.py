@@ -89,11 +89,10 @@ def _prompt(line: str) -> Prompt:
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
     for name, kind in FIELDS.items():
-        if name not in content:
-            raise ValueError(f"{name!r} is missing")
-        if not isinstance(content[name], kind) or (kind is not bool and isinstance(content[name], bool)):
-            expected = "true or false" if kind is bool else "text"
-            raise ValueError(f"{name!r} must be {expected}, not {json.dumps(content[name])[:40]}")
+        value = content.get(name)
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            found = json.dumps(value)[:40] if name in content else "missing"
+            raise ValueError(f"{name!r} must be {'true or false' if kind is bool else 'text'}, but is {found}")
     prompt = Prompt(str(content["id"]), content["lang"], content["prompt"], content["harmful"])
     if not is_plain_name(prompt.lang):
         raise ValueError(f"'lang' {prompt.lang!r} is not a valid name")

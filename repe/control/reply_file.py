@@ -1,7 +1,8 @@
 """The replies of a control experiment: `generations.jsonl`, with the settings that made them in `settings.json`."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,15 +49,16 @@ class ReplyFile:
         """
         if not self.path.exists():
             return {}
-        try:
+        with _readable(self.path):
             # splitlines would also split at characters that are valid in a reply, such as U+2028.
             lines = self.path.read_bytes().decode().removesuffix("\n").split("\n")
             rows = [json.loads(line) for line in lines]
             if not all(isinstance(row["reply"], str) and isinstance(row["harmful"], bool) for row in rows):
                 raise ValueError("a reply is not text")
-            return {key: row for _, key, row in sorted((self._place(key_of(row)), key_of(row), row) for row in rows)}
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-            raise UserError(f"{self.path} is damaged ({error!r}): generate it again with --overwrite") from error
+            return self._sorted({key_of(row): row for row in rows})
+
+    def _sorted(self, rows: Mapping[Key, Row]) -> dict[Key, Row]:
+        return {key: rows[key] for key in sorted(rows, key=self._place)}
 
     def _place(self, key: Key) -> tuple[float, ...]:
         baseline, strength, draw, lang, id = key
@@ -83,38 +85,38 @@ class ReplyFile:
 
     def _known_settings(self) -> dict[str, Any]:
         """The settings of the replies in the file."""
-        try:
+        with _readable(self.settings_path):
             known: dict[str, Any] = json.loads(self.settings_path.read_text(encoding="utf-8"))
             if not isinstance(known["vectors"], dict):
                 raise ValueError("vectors are not a table by language")
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-            raise UserError(
-                f"{self.settings_path} is damaged ({error!r}): generate the replies again with --overwrite"
-            ) from error
-        return known
+            return known
 
     def clear(self) -> None:
         """Delete the replies in the file."""
         self.path.unlink(missing_ok=True)
-        self.__dict__.pop("rows", None)
+        self.rows = {}
 
     def add(self, rows: Iterable[Row]) -> None:
         """Add replies to the file while holding its lock, so that simultaneous runs lose nothing."""
         with locked(self.path):
             self.check_settings()
-            self.__dict__.pop("rows", None)
-            merged = self.rows | {key_of(row): row for row in rows}
-            lines = [_as_json(merged[key]) for key in sorted(merged, key=self._place)]
+            known = self._known_settings()["vectors"] if self.path.exists() else {}
+            # The vectors of all languages that any run used.
+            settings = self.settings | {"vectors": dict(sorted((known | self.settings["vectors"]).items()))}
+            self.__dict__.pop("rows", None)  # another run may have added some
+            self.rows = self._sorted(self.rows | {key_of(row): row for row in rows})
+            lines = "".join(map(_as_json, self.rows.values()))
             # The settings are written first, so that replies never exist without them.
-            settings = _as_json(self._merged_settings(), indent=1)
-            write_whole(self.settings_path, lambda file: file.write(settings.encode()))
-            write_whole(self.path, lambda file: file.write("".join(lines).encode()))
-            self.__dict__.pop("rows", None)
+            write_whole(self.settings_path, lambda file: file.write(_as_json(settings, indent=1).encode()))
+            write_whole(self.path, lambda file: file.write(lines.encode()))
 
-    def _merged_settings(self) -> dict[str, Any]:
-        """The settings, with the vectors of all languages that any run used."""
-        known = self._known_settings()["vectors"] if self.path.exists() else {}
-        return self.settings | {"vectors": dict(sorted((known | self.settings["vectors"]).items()))}
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): generate the replies again with --overwrite") from error
 
 
 def _as_json(value: dict[str, Any], indent: int | None = None) -> str:

@@ -5,7 +5,7 @@ Layers are numbered as in the result files. The vector of layer l (1..N-1) is ad
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -125,15 +125,11 @@ def block_hooks(model: nn.Module, changes: Mapping[nn.Module, StateChange], star
         changes: by block (or part of one), the change to apply to its states.
         start_pass: called before each forward pass.
     """
-    handles: list[RemovableHandle] = []
-    try:
-        handles.append(hook_pass(model, start_pass))
+    with ExitStack() as hooks:
+        hooks.callback(hook_pass(model, start_pass).remove)
         for block, change_states in changes.items():
-            handles.append(hook_block(block, change_states))
+            hooks.callback(hook_block(block, change_states).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def hook_pass(model: nn.Module, start_pass: PassStart) -> RemovableHandle:
@@ -174,38 +170,28 @@ class _SteeredTokens:
         self.scope = scope
         self.fixed_length = prompt_tokens
         self.prompt_tokens = prompt_tokens or 0
-        self.mask: torch.Tensor | None = None
-        """bool (1 or rows, tokens), or None for all tokens."""
         self.any = True
+        self.mask: torch.Tensor | None = None  # bool (1 or rows, tokens), or None for all tokens
 
     def start_pass(self, start: int, end: int, attention_mask: torch.Tensor | None) -> None:
         if self.fixed_length is None and start == 0:
             self.prompt_tokens = end
-        real = None
-        # Generated tokens are never padding.
-        if attention_mask is not None and start < self.prompt_tokens and not bool(attention_mask.all()):
+        real = torch.ones(1, end - start, dtype=torch.bool)
+        # Generated tokens are never padding. Not reading their mask also avoids waiting for the GPU.
+        if attention_mask is not None and start < self.prompt_tokens:
             real = attention_mask.bool()
-        chosen = self._in_scope(start, end, real)
-        self.any = chosen is None or bool(chosen.any())
-        self.mask = real if chosen is None else chosen if real is None else chosen & real
-
-    def _in_scope(self, start: int, end: int, real: torch.Tensor | None) -> torch.Tensor | None:
-        """Which of the tokens from `start` to `end` are in the scope, (1 or rows, tokens); None for all."""
-        length = self.prompt_tokens
-        first, stop = {
-            "all": (0, end),
-            "prompt": (0, length),
-            "generated": (length, end),
-            "last": (length - 1, length),
+        position = torch.arange(start, end, device=real.device)[None]
+        in_prompt = real & (position < self.prompt_tokens)
+        # With padding on the right, prompts end at different positions.
+        last = torch.where(in_prompt, position, -1).max(dim=1, keepdim=True).values
+        chosen = {
+            "all": real,
+            "prompt": in_prompt,
+            "generated": real & (position >= self.prompt_tokens),
+            "last": in_prompt & (position == last) & (end >= self.prompt_tokens),
         }[self.scope]
-        if first <= start and end <= stop:
-            return None
-        position = torch.arange(start, end, device=None if real is None else real.device)[None]
-        if self.scope == "last" and real is not None:
-            # With padding on the right, prompts end at different positions.
-            inside = torch.where(real & (position < length), position, -1)
-            return position == inside.max(dim=1, keepdim=True).values
-        return (position >= first) & (position < stop)
+        self.any = bool(chosen.any())
+        self.mask = None if chosen.all() else chosen
 
 
 def reading(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int, torch.Tensor | None]:
@@ -280,9 +266,11 @@ class Activation:
         if key not in self.cached:
             own = self.activation.to(states)
             if own.shape[-1] != hidden:
-                raise ValueError(f"activation has width {own.shape[-1]}, but the states have width {hidden}")
+                raise ValueError(f"activation has width {own.shape[-1]} for states of width {hidden}: must be equal")
             if rows % len(own):
-                raise ValueError(f"activation has {len(own)} rows, but the batch has {rows} rows")
+                raise ValueError(
+                    f"activation has {len(own)} rows for a batch of {rows}: give one row, or one per prompt"
+                )
             if len(own) > 1:
                 # Beam search repeats each row of the batch.
                 own = own.repeat_interleave(rows // len(own), dim=0)
