@@ -145,8 +145,7 @@ def _accuracies(targets: Any) -> dict[str, dict[int, float]]:
 
 
 def _accuracy_row(row: dict[int, float]) -> dict[int, float]:
-    values = {int(layer): float(value) for layer, value in row.items()}
-    in_range = all(0 <= value <= 1 for value in values.values())
-    if not values or sorted(values) != list(range(1, len(values) + 1)) or not in_range:
+    in_range = all(isinstance(value, int | float) and 0 <= value <= 1 for value in row.values())
+    if not row or sorted(row) != list(range(1, len(row) + 1)) or not in_range:
         raise ValueError("layers are not 1..N, or an accuracy is not in 0..1")
-    return values
+    return {int(layer): float(value) for layer, value in row.items()}

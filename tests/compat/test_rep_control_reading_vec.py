@@ -364,7 +364,7 @@ def test_a_pass_that_fails_leaves_the_model_usable(lms: Lms) -> None:
     lm = lms["llama"]
     plain, model = logits(lm), wrapped(lm)
     model.set_controller(BLOCK, vectors(rows=2))
-    with pytest.raises(ValueError, match="2 rows, but the batch has 3"):
+    with pytest.raises(ValueError, match="2 rows for a batch of 3"):
         logits(lm)
     model.unwrap()
     assert all(torch.equal(row, other) for row, other in zip(logits(lm), plain, strict=True))
@@ -426,7 +426,7 @@ def test_what_cannot_be_wrapped_or_set_is_refused(call: Any, message: str, lms: 
 @pytest.mark.parametrize(
     ("activation", "options", "message"),
     [
-        (torch.zeros(HIDDEN + 1), {}, "width 33, but the states have width 32"),
+        (torch.zeros(HIDDEN + 1), {}, "width 33 for states of width 32"),
         (torch.zeros(1, 2, HIDDEN), {}, "of 2 tokens for 6 tokens"),
         (torch.zeros(1, 7, HIDDEN), {"token_pos": "end"}, "of 7 tokens for 6"),
         (vectors(), {"token_pos": 6}, "token_pos 6 is out of range in a pass of 6"),

@@ -90,6 +90,19 @@ def test_short_mixed_and_odd_replies_have_no_known_language() -> None:
     assert language_of("") == UNKNOWN
 
 
+@pytest.mark.parametrize(
+    ("languages", "expected"),
+    [
+        # CLD2 finds 50 % Korean and 49 % English.
+        ("en en en ko ko", "ko"),
+        # 47 % Telugu, 32 % Tamil and 20 % Korean.
+        ("ta te ko", UNKNOWN),
+    ],
+)
+def test_the_language_of_a_mixed_reply_has_at_least_half_of_it(languages: str, expected: str) -> None:
+    assert language_of(" ".join(ARTICLE_1[language] for language in languages.split())) == expected
+
+
 def test_repetition_is_the_share_of_ngrams_seen_before() -> None:
     assert repetition([1, 2, 3]) == 0
     assert repetition([1, 2, 3, 4, 5, 6]) == 0

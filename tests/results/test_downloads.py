@@ -131,7 +131,14 @@ def test_other_content_is_refused(content: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [{"en": 1}, {"en": {"fr": {"x": 1}}}, {"en": {"fr": 0.5}}, {"en": {"fr": {1: "a"}}}]
+    "content",
+    [
+        {"en": 1},
+        {"en": {"fr": {"x": 1}}},
+        {"en": {"fr": 0.5}},
+        {"en": {"fr": {1: "a"}}},
+        {"en": {"fr": {1: torch.tensor(0.5)}}},
+    ],
 )
 def test_other_tables_are_no_accuracies(content: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not hold accuracies"):
