@@ -14,15 +14,15 @@ import transformers
 from bench_gpu import bare_trunk, bench_gpu, in_turn
 from bench_whole import Row, bench_analyses, bench_commands, bench_memory, bench_processes, llama, seconds
 from conftest import byte_tokenizer
+from repe.models.loading import Model, find_blocks
+from repe.models.templates import Template
+from repe.vectors.collection import collect
 from sklearn.decomposition import PCA
 
 from repe.analysis.recognition import accuracy, correct_pairs, recognize
 from repe.control.steering import steered
 from repe.data import Pair, Split
-from repe.models.loading import Model, find_blocks
-from repe.models.templates import Template
 from repe.results.vector_file import Vectors
-from repe.vectors.collection import collect
 from repe.vectors.hidden_states import last_token_states, tokenize
 from repe.vectors.principal_component import principal_component
 

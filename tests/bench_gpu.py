@@ -7,12 +7,12 @@ import torch
 import transformers
 from bench_whole import Row, seconds
 from conftest import byte_tokenizer
-
-from repe.analysis.recognition import accuracy, correct_pairs
-from repe.control.steering import steered
 from repe.models.loading import Model, find_blocks
 from repe.models.templates import Template
 from repe.vectors.batching import batches, token_budget
+
+from repe.analysis.recognition import accuracy, correct_pairs
+from repe.control.steering import steered
 from repe.vectors.hidden_states import last_token_states, tokenize
 from repe.vectors.principal_component import principal_component
 
