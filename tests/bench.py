@@ -4,25 +4,22 @@ Each row compares the time of this implementation with that of another way to do
 have random weights. Takes about twenty minutes on two cores.
 """
 
-import argparse
 import os
 import random
 
 import numpy as np
 import torch
 import transformers
-from bench_gpu import bare_trunk, bench_gpu, in_turn
+from bench_gpu import bare_trunk, bench_gpu, in_turn, random_vectors
 from bench_whole import Row, bench_analyses, bench_commands, bench_memory, bench_processes, llama, seconds
 from conftest import byte_tokenizer
-from repe.models.loading import Model, find_blocks
-from repe.models.templates import Template
-from repe.vectors.collection import collect
 from sklearn.decomposition import PCA
 
-from repe.analysis.recognition import accuracy, correct_pairs, recognize
+from repe.analysis.recognition import correct_pairs, recognize
 from repe.control.steering import steered
-from repe.data import Pair, Split
-from repe.results.vector_file import Vectors
+from repe.data import Pair
+from repe.models.model import Model, find_blocks
+from repe.vectors.concept_vectors import collect
 from repe.vectors.hidden_states import last_token_states, tokenize
 from repe.vectors.principal_component import principal_component
 
@@ -43,8 +40,7 @@ def bench_extraction() -> list[Row]:
     torch.manual_seed(0)
     whole = transformers.BloomForCausalLM(transformers.BloomConfig(**SHAPE)).eval()
     trunk, tokenizer, cpu = whole.transformer, byte_tokenizer(), torch.device("cpu")
-    template = Template("{input}", special_tokens=True)
-    model = Model("bloomz-560M shape", trunk, find_blocks(trunk), tokenizer, template, cpu, torch.float32, None)
+    model = Model(trunk, tokenizer)
     texts = texts_of_many_lengths(TEXTS)
     ids = tokenize(model, texts)
 
@@ -93,9 +89,8 @@ def bench_generation() -> list[Row]:
 
 def bench_recognition() -> list[Row]:
     """All pairs of 16 languages, with 24 layers and 200 test pairs each, from computed states."""
-    directions = torch.randn(16, 24, 1024)
     states = torch.randn(24, 200, 2, 1024)
-    took = seconds(lambda: [accuracy(correct_pairs(directions, states)) for _ in range(16)], 3)
+    took = seconds(lambda: [correct_pairs(random_vectors(24, 1024), states) for _ in range(16)], 3)
     return [("recognition, 16 x 16 x 24 layers", f"{took:.2f} s", "< 1 s")]
 
 
@@ -112,26 +107,14 @@ def bench_pca() -> list[Row]:
 
 
 def bench_stages() -> list[Row]:
-    """Stage 2 against stage 1, from texts to file contents: seconds per text, for 16 sources and 200 pairs."""
-    trunk, cpu = llama(512, 12, 1408).model, torch.device("cpu")
-    template = Template("{input}", special_tokens=True)
-    model = Model("llama shape", trunk, find_blocks(trunk), byte_tokenizer(), template, cpu, torch.float32, None)
+    """Stage 2 against stage 1, from texts to results: seconds per text, for 16 sources and 200 pairs."""
+    model = Model(llama(512, 12, 1408).model, byte_tokenizer())
     texts = texts_of_many_lengths(400)
-    pairs = tuple(Pair(str(place), *texts[2 * place : 2 * place + 2]) for place in range(200))
     # Both stages run the same texts, so that lengths and batches are equal.
-    split = Split("", pairs, (True,) * 200, ((True, False),) * 200, pairs, pairs)
-    args = argparse.Namespace(direction_method="cluster_mean", seed=1, no_validation=False)
-    ran = []
-
-    def states_of(some: list[str]) -> torch.Tensor:
-        ran.append(len(some))
-        return last_token_states(model, some)
-
-    entry = collect(states_of, split, "", "", args)
-    directions, signs = (entry.pop(name).numpy() for name in ("directions", "signs"))
-    sources = {str(source): Vectors(directions, signs, entry) for source in range(16)}
-    first = seconds(lambda: collect(states_of, split, "", "", args), 3) / ran[-1]
-    second = seconds(lambda: recognize(states_of, split, "0", sources, args), 3) / ran[-1]
+    pairs = [Pair(*texts[place : place + 2]) for place in range(0, 400, 2)]
+    sources = dict.fromkeys(map(str, range(16)), collect(model, pairs))
+    first = seconds(lambda: collect(model, pairs), 3) / len(texts)
+    second = seconds(lambda: recognize(model, sources, {"0": pairs}), 3) / len(texts)
     found = f"{1000 * second:.1f} ms / {1000 * first:.1f} ms = {second / first:.2f}"
     return [("stage 2 / stage 1 per text, 16 sources", found, "at most 1.1")]
 

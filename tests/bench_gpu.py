@@ -3,17 +3,17 @@
 import statistics
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import transformers
 from bench_whole import Row, seconds
 from conftest import byte_tokenizer
-from repe.models.loading import Model, find_blocks
-from repe.models.templates import Template
-from repe.vectors.batching import batches, token_budget
 
-from repe.analysis.recognition import accuracy, correct_pairs
+from repe.analysis.recognition import correct_pairs
 from repe.control.steering import steered
-from repe.vectors.hidden_states import last_token_states, tokenize
+from repe.models.model import Model
+from repe.vectors.concept_vectors import ConceptVectors
+from repe.vectors.hidden_states import batches, last_token_states, token_budget, tokenize
 from repe.vectors.principal_component import principal_component
 
 LLAMA2_7B = {
@@ -51,11 +51,8 @@ def rows_on(
     product = timed(device, lambda: square @ square, 5)
     rate = 2 * matrix**3 / product
     moved, plain = in_turn(device, lambda: decode(model, True), lambda: decode(model, False))
-    directions, states = (
-        torch.randn(16, layers, hidden, device=device),
-        torch.randn(layers, 200, 2, hidden, device=device, dtype=dtype),
-    )
-    recognized = timed(device, lambda: [accuracy(correct_pairs(directions, states)) for _ in range(16)], 3)
+    vectors, states = random_vectors(layers, hidden), torch.randn(layers, 200, 2, hidden, device=device, dtype=dtype)
+    recognized = timed(device, lambda: [correct_pairs(vectors, states) for _ in range(16)], 3)
     pairs = torch.randn(3400, hidden, device=device) * torch.linspace(1, 1.5, hidden, device=device)
     pca = timed(device, lambda: [principal_component(pairs) for _ in range(layers)], 3)
     return [
@@ -73,8 +70,14 @@ def random_llama(device: torch.device, shape: dict[str, int], dtype: torch.dtype
     torch.manual_seed(0)
     with device:
         lm = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**shape), dtype=dtype).eval()
-    trunk, template = lm.model, Template("{input}", special_tokens=True)
-    return Model("llama", trunk, find_blocks(trunk), byte_tokenizer(), template, device, dtype, None, lm=lm)
+    return Model(lm, byte_tokenizer())
+
+
+def random_vectors(layers: int, hidden: int) -> dict[str, ConceptVectors]:
+    """Vectors of 16 languages."""
+    generator, signs = np.random.default_rng(0), np.ones((layers, 1), np.int8)
+    drawn = generator.standard_normal((16, layers, 1, hidden), dtype=np.float32)
+    return {str(language): ConceptVectors(directions, signs) for language, directions in enumerate(drawn)}
 
 
 @torch.inference_mode()
