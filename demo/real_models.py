@@ -235,11 +235,11 @@ def read_e5(path: Path) -> tuple[Shape, dict[str, np.ndarray]]:
 
 def _parse(data: bytes) -> tuple[Shape, dict[str, np.ndarray]]:
     """Shape and tensors in the bytes of a file; ValueError or struct.error where they do not fit together."""
-    magic, version, *counts, epsilon, block = HEAD.unpack_from(data)
+    magic, version, *fields, block = HEAD.unpack_from(data)
     if (magic, version, block) != (MAGIC, VERSION, BLOCK):
         raise ValueError(f"it begins with {magic!r}, version {version}, blocks of {block}")
-    shape = Shape(*counts, epsilon)
-    if min(astuple(shape)) <= 0 or shape.hidden_size % shape.num_attention_heads or not epsilon < 1:
+    shape = Shape(*fields)
+    if min(astuple(shape)) <= 0 or shape.hidden_size % shape.num_attention_heads or not shape.layer_norm_eps < 1:
         raise ValueError(f"its {shape} is not that of a network")
     at = HEAD.size
     pieces, *_, text_bytes = PIECES.unpack_from(data, at)
