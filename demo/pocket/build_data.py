@@ -3,9 +3,9 @@
     python -m demo.pocket.build_data                 # writes demo/pocket/data and demo/pocket/prompts.jsonl
     python -m demo.pocket.build_data --out /tmp/demo # somewhere else
 
-A source, demo/pocket/text/<concept>/<language>.json, has `acts`, {act: {"pos": ..., "neg": ...}}, and two sets of templates
+A source, text/<concept>/<language>.json, has `acts`, {act: {"pos": ..., "neg": ...}}, and two sets of templates
 with "{act}" in them: `contexts` for the data and `training_contexts` for the text that the models are trained on.
-Deontology's acts have a `scenario` of their own, truthfulness's a `question`. demo/pocket/text/control/<language>.json has the
+Deontology's acts have a `scenario` of their own, truthfulness's a `question`. text/control/<language>.json has the
 acts of the control prompts, their one `context`, and the `refusals` and `compliances` that models learn to reply with.
 A new concept or language is a new file.
 """

@@ -369,9 +369,7 @@ def build_models(recipes: dict[str, Recipe], out: Path, device: str) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the demo's small language models from scratch.")
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"which ones (default: all): {', '.join(MODELS)}")
-    parser.add_argument(
-        "--out", type=Path, default=DEMO / "models", help="folder to write (default: demo/pocket/models)"
-    )
+    parser.add_argument("--out", type=Path, default=DEMO / "models", help="folder (default: demo/pocket/models)")
     parser.add_argument("--seed", type=int, default=1, help="of the weights and of the order of the lines (default: 1)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto, a GPU if there is one)")
     arguments = parser.parse_args()

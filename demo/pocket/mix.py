@@ -4,8 +4,8 @@
   python demo/pocket/mix.py                    all variants, three seeds: about an hour and a half on two cores
   python demo/pocket/mix.py --only llama zh    some variants
 
-Trains models of size M into demo/res/mix/models, runs stages 1 to 5 on each, and writes demo/pocket/mix.csv (a row a model)
-and demo/pocket/mix.md (means and 95 % intervals over seeds). What is there already is not done again.
+Trains models of size M into demo/res/pocket/mix/models, runs stages 1 to 5 on each, and writes demo/pocket/mix.csv (one
+row per model) and demo/pocket/mix.md (means and 95 % intervals over seeds). Existing models and results are kept.
 """
 
 import argparse
