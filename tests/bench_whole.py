@@ -44,7 +44,7 @@ def bench_processes() -> list[Row]:
     """Stage 1 in two processes against one, with one thread each, including start-up and launcher."""
     with tempfile.TemporaryDirectory() as folder:
         save(llama(512, 8, 1408), folder)
-        data = ("--data-dir", "demo/pocket/data", "--concept", "morality", "toxicity")
+        data = ("--data-dir", f"{POCKET}/data", "--concept", "morality", "toxicity")
         stage = ("collect_vector.py", "--model-path", f"{folder}/model", *data, "--overwrite")
         launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
         divided = command(*launch, *stage, "--res-dir", f"{folder}/two", OMP_NUM_THREADS="1")
@@ -105,6 +105,7 @@ def command(*arguments: str, **environment: str) -> "Callable[[], subprocess.Com
 
 
 # Runs the script in its arguments and exits at the first call of a model.
+POCKET = "demo/pocket"
 UNTIL_FORWARD = """
 import os, runpy, sys
 from torch.nn.modules import module
@@ -119,9 +120,9 @@ def bench_commands() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         model = (
             "--model-path",
-            "demo/pocket/models/pocket-llama-M",
+            f"{POCKET}/models/pocket-llama-M",
             "--data-dir",
-            "demo/pocket/data",
+            f"{POCKET}/data",
             "--res-dir",
             folder,
         )

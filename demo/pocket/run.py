@@ -99,9 +99,8 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="all nine models")
     sizes = SIZES if parser.parse_args().full else (ONE_SIZE,)
     labels = {f"pocket-{kind}-{size}": kind for kind in KINDS for size in sizes}
-    all_stages(
-        [(label, kind, "demo/pocket/models", "demo/res/pocket", KINDS[kind][1]) for label, kind in labels.items()]
-    )
+    models, results = "demo/pocket/models", "demo/res/pocket"
+    all_stages([(label, kind, models, results, KINDS[kind][1]) for label, kind in labels.items()])
     compare([*labels])
     run("-m", "repe", "report", "--res-dir", "demo/res/pocket")
     summarize(labels)
