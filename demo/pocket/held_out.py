@@ -5,8 +5,8 @@
   python demo/pocket/held_out.py pocket-llama-L
 
 Writes demo/res/pocket/held_out.csv: model, concept, language, accuracy (best layer, the paper's split) and held_out
-(best layer, mean over FOLDS parts, each tested with vectors of the acts in the others). The models themselves have read about
-all acts.
+(best layer, mean over FOLDS parts, each tested with vectors of the acts in the others). The models themselves have read
+about all acts.
 """
 
 import argparse
