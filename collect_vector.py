@@ -31,7 +31,14 @@ def main(args: argparse.Namespace) -> None:
 def parser() -> options.Parser:
     data = (options.SUBJECT, options.DATA, options.METHOD, options.SEED, options.VALIDATION)
     return options.Parser(
-        __doc__, *data, options.MODEL, options.RUNNING, options.CACHE, options.RESULTS, options.OVERWRITE
+        __doc__,
+        *data,
+        options.MODEL,
+        options.UNTRAINED,
+        options.RUNNING,
+        options.CACHE,
+        options.RESULTS,
+        options.OVERWRITE,
     )
 
 

@@ -1,105 +1,134 @@
 #!/usr/bin/env python3
-"""Stage 5: steer replies in many languages with the concept vector of one (Section 5 of arXiv 2402.18120).
+"""Stage 5: steer replies in many languages with the concept vector of one language (Section 5 of arXiv 2402.18120).
 
   python control_generation.py --model-name llama2-chat --model-size 7B --concept harmfulness \\
       --source-lang en --target-lang en fr zh --prompts prompts.jsonl --layers 0.3:0.6 --strength=-1,-0.5,0,0.5,1
 
-Reads the vectors of stage 1 and prompts (JSON lines with id, lang, prompt, harmful), and writes to
-<res-dir>/<model>/<concept>/control/<source>/ generations.jsonl (a reply a line), control.csv (refusal and other rates
-with 95 % intervals) and figure_control; for several source languages also control/figure_control_sources. The
-paper's settings are not published: these are the project's own.
+Reads the vectors of stage 1 and the prompts (JSON lines with id, lang, prompt, harmful). Writes to
+<res-dir>/<model>/<concept>/control/<source>/: generations.jsonl (one reply per line), control.csv (refusal and other
+rates with 95 % intervals) and figure_control. With several source languages, also writes control_sources.csv and
+figure_control_sources to <res-dir>/<model>/<concept>/control/. The paper does not publish its settings; the defaults
+are the project's own.
 """
 
 import argparse
-import time
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from repe.runs import arguments as cli
+from repe.errors import UserError
+from repe.runs import arguments as options
+from repe.runs import control_arguments as own
 
 if TYPE_CHECKING:
-    from repe.control.experiment import Control
-    from repe.runs.chosen import ChosenModel
+    from repe.control.experiment import ControlExperiment
+    from repe.control.settings import ControlSettings
+    from repe.models.source import ModelSource
 
-# Replies are written when so many seconds have passed since the last time, and at the end.
-WRITE_EVERY = 20.0
+# Other modules are imported in the functions that use them: they take seconds, and --help does not need them.
 
 
 def main(args: argparse.Namespace) -> None:
-    from repe.control import experiment as control
-    from repe.runs import chosen as selection
-    from repe.runs import processes
+    from repe.runs import processes, stage
 
-    processes.alone("control")
-    chosen = selection.model(args)
-    controls = control.planned(args, chosen)
-    if any(one.pending() for one in controls):
-        generate(args, chosen, controls)
-    else:
-        print("nothing to generate: all replies asked for are there (--overwrite redoes them)")
-    summarize(args, chosen, controls)
+    processes.require_single("control")
+    source = stage.model_source(args)
+    experiments = prepare(args, source)
+    steer_and_generate(args, source, experiments)
+    measure_and_draw(args, source, experiments)
 
 
-def generate(args: argparse.Namespace, chosen: "ChosenModel", controls: "list[Control]") -> None:
-    from tqdm import tqdm
+def prepare(args: argparse.Namespace, model: "ModelSource") -> "list[ControlExperiment]":
+    """An experiment for each concept and source language, checked before the model is loaded."""
+    from repe.control.experiment import ControlExperiment
+    from repe.control.prompts import read_prompts
+    from repe.control.reply_file import ReplyFile
+    from repe.results.result_file import SETTINGS
+    from repe.results.vector_file import VectorFile
+    from repe.runs import stage
 
-    from repe.control.generation import prompt_batches
-    from repe.results.vector_file import check_fit
+    prompt_file = read_prompts(args.prompts)
+    prompts = prompt_file.of(args.target_lang or args.lang)
+    targets = list(dict.fromkeys(prompt.lang for prompt in prompts))
+    sources = args.source_lang
+    if args.calibrate and sources[0] not in targets:
+        raise UserError(f"--calibrate needs prompts in {sources[0]}, the first source: add it to --target-lang")
+    compared = targets if "target_vector" in args.baseline else []
+    meta = stage.settings(args, model)
+    experiments = []
+    for concept, file in stage.result_files(args, model.label, args.concept or ["harmfulness"], VectorFile).items():
+        vectors = file.of(list(dict.fromkeys([*sources, *compared])))
+        file.check_settings(meta, "use these, or collect the vectors again with collect_vector.py --overwrite")
+        settings = settings_from(args, len(vectors[sources[0]].directions))
+        for source in sources:
+            record = {name: meta[name] for name in SETTINGS if name in meta} | {
+                "prompts": prompt_file.sha256,
+                "vectors": {language: vectors[language].digest for language in (source, *compared)},
+            }
+            folder = file.path.parent / "control" / source
+            replies = ReplyFile(folder, record | settings.record(), prompt_file.prompts)
+            experiments.append(ControlExperiment(concept, source, vectors, prompts, settings, replies))
+            if not args.overwrite:
+                replies.check_settings()
+    return experiments
 
-    model = chosen.load(with_head=True)
-    for one in controls:
-        check_fit(one.vectors, model.layers, model.hidden_size)
-    batches = prompt_batches(model, controls[0].prompts, args.max_new_tokens, args.batch_size)
-    goals: dict[str, dict[float, float]] = {}
-    with tqdm(total=sum(len(one.pending()) for one in controls), desc="generating", unit="reply") as bar:
-        for one in controls:
-            bar.set_postfix_str(f"{one.concept} {one.source}")
-            if args.calibrate and one.concept not in goals:  # the first source's
-                goals[one.concept] = one.goals(model, batches)
-            rows, written = [], time.monotonic()
-            try:
-                for replies in one.replies(model, batches, goals.get(one.concept, {})):
-                    rows += replies
-                    bar.update(len(replies))
-                    if time.monotonic() - written > WRITE_EVERY:
-                        one.file.add(rows)
-                        rows, written = [], time.monotonic()
-            finally:  # also after Ctrl-C
-                if rows:
-                    one.file.add(rows)
+
+def settings_from(args: argparse.Namespace, layers: int) -> "ControlSettings":
+    from repe.control.generation import Decoding
+    from repe.control.settings import ControlSettings
+    from repe.control.steering import parse_layers
+
+    return ControlSettings(
+        layers=parse_layers(args.layers, layers),
+        strengths=args.strength,
+        strength_unit=args.strength_unit,
+        operator=args.operator,
+        scope=args.scope,
+        baselines=args.baseline,
+        random_draws=args.random_draws,
+        calibrated_on=args.source_lang[0] if args.calibrate else None,
+        decoding=Decoding(args.max_new_tokens, args.temperature, args.top_p, args.num_beams, args.seed),
+    )
 
 
-def summarize(args: argparse.Namespace, chosen: "ChosenModel", controls: "list[Control]") -> None:
+def steer_and_generate(args: argparse.Namespace, model: "ModelSource", experiments: "list[ControlExperiment]") -> None:
+    if not args.overwrite and not any(experiment.pending() for experiment in experiments):
+        print("nothing to generate: all replies exist (use --overwrite to generate them again)")
+        return
+    loaded = model.load(with_head=True)
+    for experiment in experiments:
+        experiment.run(loaded, args.batch_size, args.overwrite)
+
+
+def measure_and_draw(args: argparse.Namespace, model: "ModelSource", experiments: "list[ControlExperiment]") -> None:
     from repe.control.measures import largest_effects, measure
     from repe.control.replies import Classifier
-    from repe.plots import control_figures, tables
-    from repe.plots import style as print_style
+    from repe.plots import control_figures, style, tables
 
-    judge = Classifier(args.classifier, chosen.device) if args.classifier else None
-    for _, by_source in groupby(controls, lambda one: one.concept):
+    judge = Classifier(args.classifier, model.device) if args.classifier else None
+    for _, of_concept in groupby(experiments, lambda experiment: experiment.concept):
         measures = {}
-        for one in by_source:
-            rows = [*one.file.rows.values()]
-            measures[one.source] = measure(rows, judge.are_refusals([row["reply"] for row in rows]) if judge else None)
-            written = [one.file.path, *tables.write_csv(measures[one.source], one.file.folder, "control")]
-            figure = control_figures.refusal_panels(measures[one.source], one.source)
-            cli.report_files(written + print_style.save(figure, one.file.folder, "figure_control"))
+        for experiment in of_concept:
+            rows, file = [*experiment.file.rows.values()], experiment.file
+            refusals = judge.are_refusals([row["reply"] for row in rows]) if judge else None
+            measures[experiment.source] = table = measure(rows, refusals)
+            figure = control_figures.refusal_panels(table, experiment.source)
+            written = [file.path, *tables.write_csv(table, file.folder, "control")]
+            options.print_written(written + style.save(figure, file.folder, "figure_control"))
         effects = largest_effects(measures)
         if len(measures) > 1 and len(effects):
-            folder = one.file.folder.parent
+            folder = file.folder.parent
             figure = control_figures.effect_heat_map(effects, matched=args.calibrate)
             written = tables.write_csv(effects, folder, "control_sources")
-            cli.report_files(written + print_style.save(figure, folder, "figure_control_sources"))
+            options.print_written(written + style.save(figure, folder, "figure_control_sources"))
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = cli.parser(__doc__)
-    cli.add_control(parser)
-    return parser
+def parser() -> options.Parser:
+    model = (options.MODEL, options.RUNNING, options.METHOD, options.SEED)
+    return options.Parser(__doc__, own.PROMPTS, own.STEERING, own.REPLIES, *model, options.RESULTS, options.OVERWRITE)
 
 
 def start() -> None:
-    cli.run(main, parser())
+    options.run(main, parser())
 
 
 if __name__ == "__main__":

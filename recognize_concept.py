@@ -19,11 +19,19 @@ from repe.runs import arguments as options
 
 FIGURE = "figure2_recognition_accuracy"
 # Options that have an effect without --cross-model only, and with it only.
-RUNNING = (options.DATA, options.MODEL, options.RUNNING, options.CACHE, options.OVERWRITE, options.VALIDATION)
+RUNNING = (
+    options.DATA,
+    options.MODEL,
+    options.UNTRAINED,
+    options.RUNNING,
+    options.CACHE,
+    options.OVERWRITE,
+    options.VALIDATION,
+)
 COMPARING = (
     options.COMPARISON,
     options.BOOTSTRAP,
-    options.permutations("test of each accuracy against vectors of shuffled labels (--random-direction)"),
+    options.permutations("test against vectors of shuffled labels (--random-direction)"),
 )
 
 

@@ -5,59 +5,63 @@
   python transferability_analysis.py --model-name bloomz --model-size 560M
   python transferability_analysis.py --cross-model bloomz-560M,bloomz-7B1 --layer-select validation --bootstrap
 
-Reads the accuracies of stage 2 and writes what each language's vectors gain or lose on each other language, against
-that language's own vectors (Figures 5 and 8). Without --cross-model, for the one model that the options name.
-With --layer-select also for layers that were not chosen on the test set; with --bootstrap with 95 % intervals, and
-one_way_transfer.csv: is there more transfer from high- to low-resource languages than back?
+Reads the accuracies of stage 2 and writes the accuracy of each language's vectors on each other language, minus that of
+the other language's own vectors (Figures 5 and 8). Without --cross-model, for the one model that the options name.
+--layer-select also reports layers that were not chosen on the test set; --bootstrap adds 95 % intervals, and
+one_way_transfer.csv: is there more transfer from high- to low-resource languages than the reverse?
 """
 
 import argparse
 
-from repe.runs import arguments as cli
+from repe.runs import arguments as options
 
 HEAT_MAPS = {"7b": "figure5_transfer_7b", "all": "figure8_transfer_all"}
 
 
 def main(args: argparse.Namespace) -> None:
+    # Imported here, since these take seconds and --help does not need them.
     import pandas as pd
 
     from repe.analysis.layer_selection import selections, side_by_side
     from repe.analysis.transfer import delta_draws, one_way_table, transfer_table, with_intervals
     from repe.plots import figures, tables
-    from repe.plots import style as print_style
+    from repe.plots.style import save
     from repe.results.accuracy_file import AccuracyFile
-    from repe.runs import compare as comparison
+    from repe.runs import comparison
 
-    compared = comparison.open_models(args, AccuracyFile)
-    found, one_way = {}, {}
-    for selection in selections(args):
-        transfer, numbers = [], []
+    compared, out_dir = comparison.open_models(args, AccuracyFile), comparison.out_dir(args)
+    transfer, one_way = {}, {}
+    for selection in selections(args.layer_select):
+        deltas, one_way_rows = [], []
         for model, files in compared.files.items():
             languages = compared.languages_of(model)
-            transfer.append(transfer_table(model, files, languages, selection))
+            delta = transfer_table(model, files, languages, selection)
             if args.bootstrap:
                 drawn = delta_draws(files, languages, selection, args.bootstrap, args.seed)
-                transfer[-1] = with_intervals(transfer[-1], drawn)
-                numbers.append(one_way_table(model, compared.families[model], files, languages, drawn, selection))
-        found[selection] = pd.concat(transfer)
-        if numbers:
-            one_way[selection] = pd.concat(numbers)
+                delta = with_intervals(delta, drawn)
+                one_way_rows.append(one_way_table(model, compared.families[model], files, languages, drawn, selection))
+            deltas.append(delta)
+        transfer[selection] = pd.concat(deltas)
+        if one_way_rows:
+            one_way[selection] = pd.concat(one_way_rows)
 
-    out_dir = comparison.out_dir(args)
-    written = tables.write_csv(side_by_side(found), out_dir, "transfer")
+    written = tables.write_csv(side_by_side(transfer), out_dir, "transfer")
     if one_way:
         written += tables.write_csv(side_by_side(one_way), out_dir, "one_way_transfer")
-    for selection, table in found.items():
-        for models, families in compared.panels.items():
+    for selection, table in transfer.items():
+        for panels, families in compared.panels.items():
             figure = figures.transfer_heat_maps(table, families)
-            written += print_style.save(figure, out_dir, f"{HEAT_MAPS[models]}{selection.suffix}")
-    cli.report_files(written)
+            written += save(figure, out_dir, f"{HEAT_MAPS[panels]}{selection.suffix}")
+    options.print_written(written)
+
+
+def parser() -> options.Parser:
+    subject = (options.SUBJECT, options.METHOD, options.SEED, options.MODEL, options.RESULTS)
+    return options.Parser(__doc__, *subject, options.COMPARISON, options.BOOTSTRAP)
 
 
 def start() -> None:
-    parser = cli.parser(__doc__, cross_model=True)
-    cli.add_bootstrap(parser)
-    cli.run(main, parser)
+    options.run(main, parser())
 
 
 if __name__ == "__main__":

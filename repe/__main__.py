@@ -1,31 +1,33 @@
-"""The tools as one command: python -m repe doctor|status|convert|export|report ... (each has --help)."""
+"""Tools for models, result files and figures.
+
+Each tool has its own options: python -m repe TOOL --help
+"""
 
 import importlib
 import sys
 
+from repe.runs.arguments import Parser
+
 TOOLS = {
     "doctor": ("repe.tools.doctor", "check that a model is read correctly before a long run"),
-    "status": ("repe.tools.status", "show which results are complete, stale or damaged"),
-    "convert": ("repe.tools.convert", "turn downloaded .pk files into .pt files"),
-    "export": ("repe.tools.export", "write concept vectors for other tools (safetensors, GGUF)"),
-    "report": ("repe.tools.report.page", "put figures and tables on one HTML page"),
+    "status": ("repe.tools.status", "list complete, incomplete, stale and damaged result files"),
+    "convert": ("repe.tools.convert", "convert released downloads (.pk) to result files (.pt)"),
+    "export": ("repe.tools.export", "write concept vectors as safetensors or GGUF files"),
+    "report": ("repe.tools.report", "write one HTML page with all figures and tables"),
 }
 
 
-def main() -> None:
-    """Run the tool that the first argument names."""
-    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in ("-h", "--help"):
-        print("usage: python -m repe TOOL [options]\n")
-        print("\n".join(f"  {tool:<9} {what}" for tool, (_, what) in TOOLS.items()))
-        sys.exit(0)
-    if name not in TOOLS:
-        print(f"error: unknown tool {name!r}: choose one of {', '.join(TOOLS)}", file=sys.stderr)
-        sys.exit(2)
-    del sys.argv[1]
-    sys.argv[0] = f"python -m repe {name}"
-    importlib.import_module(TOOLS[name][0]).start()
+def start() -> None:
+    """Run the tool that the first argument names, with the arguments that follow it."""
+    sys.argv[0] = "python -m repe"
+    parser = Parser(__doc__)
+    parser.usage = "python -m repe TOOL [options]"
+    parser.epilog = "tools:\n" + "\n".join(f"  {tool:<9}{summary}" for tool, (_, summary) in TOOLS.items())
+    parser.add_argument("tool", choices=TOOLS, metavar="TOOL", help="name of a tool")
+    tool = parser.parse_args(sys.argv[1:2] or ["--help"]).tool
+    sys.argv[:2] = [f"python -m repe {tool}"]
+    importlib.import_module(TOOLS[tool][0]).start()
 
 
 if __name__ == "__main__":
-    main()
+    start()

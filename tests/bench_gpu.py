@@ -1,19 +1,19 @@
-"""What a GPU makes of it, at LLaMA2-7B's shape with random weights. Rows of tests/bench.py."""
+"""Benchmarks on a GPU with the shape of LLaMA2-7B and random weights; rows of tests/bench.py."""
 
 import statistics
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import transformers
 from bench_whole import Row, seconds
 from conftest import byte_tokenizer
 
-from repe.analysis.recognition import accuracy, correct_pairs
+from repe.analysis.recognition import correct_pairs
 from repe.control.steering import steered
-from repe.models.loading import Model, find_blocks
-from repe.models.templates import Template
-from repe.vectors.batching import batches, token_budget
-from repe.vectors.hidden_states import last_token_states, tokenize
+from repe.models.model import Model
+from repe.vectors.concept_vectors import ConceptVectors
+from repe.vectors.hidden_states import batches, last_token_states, token_budget, tokenize
 from repe.vectors.principal_component import principal_component
 
 LLAMA2_7B = {
@@ -23,9 +23,9 @@ LLAMA2_7B = {
 
 
 def bench_gpu(texts: Sequence[str]) -> list[Row]:
-    """The rows, or one that says that there is no GPU."""
+    """The rows, or one row that says that there is no GPU."""
     if not torch.cuda.is_available():
-        return [("on a GPU, LLaMA2-7B's shape", "not measured: there is none here", "")]
+        return [("on a GPU, LLaMA2-7B's shape", "not measured: no GPU", "")]
     device = torch.device("cuda", 0)
     print(f"{torch.cuda.get_device_name(device)}, LLaMA2-7B's shape, bfloat16", flush=True)
     return rows_on(device, LLAMA2_7B, torch.bfloat16, texts)
@@ -34,34 +34,31 @@ def bench_gpu(texts: Sequence[str]) -> list[Row]:
 def rows_on(
     device: torch.device, shape: dict[str, int], dtype: torch.dtype, texts: Sequence[str], matrix: int = 8192
 ) -> list[Row]:
-    """Extraction against the bare trunk, and its share of the device's matrix rate; steering, recognition, PCA.
+    """Extraction against the bare trunk and as a share of the matrix product rate; steering, recognition and PCA.
 
     Args:
         shape: of a LLaMA.
-        matrix: rows and columns of the matrices whose product gives the device's rate.
+        matrix: rows and columns of the matrices whose product gives the rate.
     """
     model = random_llama(device, shape, dtype)
     layers, hidden = model.layers, model.hidden_size
     ids = tokenize(model, texts)
     ours, bare = in_turn(device, lambda: last_token_states(model, texts), lambda: bare_trunk(model, ids))
     tokens = sum(map(len, ids))
-    # Two operations a weight of the blocks and a token; what attention adds is small for short texts.
+    # Two operations per block weight and token; attention adds little for short texts.
     used = 2 * sum(weight.numel() for weight in model.blocks.parameters()) * tokens / ours
     square = torch.randn(matrix, matrix, device=device, dtype=dtype)
     product = timed(device, lambda: square @ square, 5)
     rate = 2 * matrix**3 / product
     moved, plain = in_turn(device, lambda: decode(model, True), lambda: decode(model, False))
-    directions, states = (
-        torch.randn(16, layers, hidden, device=device),
-        torch.randn(layers, 200, 2, hidden, device=device, dtype=dtype),
-    )
-    recognized = timed(device, lambda: [accuracy(correct_pairs(directions, states)) for _ in range(16)], 3)
+    vectors, states = random_vectors(layers, hidden), torch.randn(layers, 200, 2, hidden, device=device, dtype=dtype)
+    recognized = timed(device, lambda: [correct_pairs(vectors, states) for _ in range(16)], 3)
     pairs = torch.randn(3400, hidden, device=device) * torch.linspace(1, 1.5, hidden, device=device)
     pca = timed(device, lambda: [principal_component(pairs) for _ in range(layers)], 3)
     return [
         ("extraction / bare trunk", f"{ours:.2f} s / {bare:.2f} s = {ours / bare:.2f}", "at most 1.05"),
-        ("extraction, tokens a second", f"{tokens / ours:.0f}", ""),
-        ("share of the matrix rate", f"{used / rate:.2f} of {rate / 1e12:.1f} TFLOP/s", ""),
+        ("extraction, tokens per second", f"{tokens / ours:.0f}", ""),
+        ("share of the matrix product rate", f"{used / rate:.2f} of {rate / 1e12:.1f} TFLOP/s", ""),
         ("generation, steered / unsteered", f"{moved:.2f} s / {plain:.2f} s = {moved / plain:.3f}", "at most 1.05"),
         (f"recognition, 16 x 16 x {layers} layers", f"{recognized:.2f} s", "< 1 s"),
         (f"pca, {layers} layers x 3,400 x {hidden:,}", f"{pca:.2f} s", "< 1 s"),
@@ -69,17 +66,23 @@ def rows_on(
 
 
 def random_llama(device: torch.device, shape: dict[str, int], dtype: torch.dtype) -> Model:
-    """A LLaMA of random weights, made where it runs."""
+    """A LLaMA with random weights, created on the device."""
     torch.manual_seed(0)
     with device:
         lm = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**shape), dtype=dtype).eval()
-    trunk, template = lm.model, Template("{input}", special_tokens=True)
-    return Model("llama", trunk, find_blocks(trunk), byte_tokenizer(), template, device, dtype, None, lm=lm)
+    return Model(lm, byte_tokenizer())
+
+
+def random_vectors(layers: int, hidden: int) -> dict[str, ConceptVectors]:
+    """Vectors of 16 languages."""
+    generator, signs = np.random.default_rng(0), np.ones((layers, 1), np.int8)
+    drawn = generator.standard_normal((16, layers, 1, hidden), dtype=np.float32)
+    return {str(language): ConceptVectors(directions, signs) for language, directions in enumerate(drawn)}
 
 
 @torch.inference_mode()
 def bare_trunk(model: Model, ids: Sequence[list[int]]) -> None:
-    """The trunk alone over the batches that extraction makes, and nothing kept."""
+    """Run the trunk over the batches of the extraction without keeping anything."""
     for rows in batches([len(row) for row in ids], token_budget(model), None):
         batch = model.tokenizer.pad(
             {"input_ids": [ids[row] for row in rows]}, padding_side="right", return_tensors="pt"
@@ -88,7 +91,7 @@ def bare_trunk(model: Model, ids: Sequence[list[int]]) -> None:
 
 
 def decode(model: Model, steer: bool) -> None:
-    """32 tokens after each of 16 prompts."""
+    """Generate 32 tokens after each of 16 prompts."""
     ids = torch.randint(3, 200, (16, 40), device=model.device)
     length = {"max_new_tokens": 32, "min_new_tokens": 32}
     layers = range(2, max(3, model.layers // 3))
@@ -100,15 +103,15 @@ def decode(model: Model, steer: bool) -> None:
 def in_turn(
     device: torch.device, first: Callable[[], object], second: Callable[[], object], turns: int = 3
 ) -> tuple[float, float]:
-    """Median seconds of two kinds of work done by turns, so that a machine that slows down slows both."""
-    first(), second()  # once for warmth
+    """Median seconds of two functions, measured alternately so that changes in the machine's speed affect both."""
+    first(), second()  # warm-up
     times = [(timed(device, first), timed(device, second)) for _ in range(turns)]
     one, two = (statistics.median(column) for column in zip(*times, strict=True))
     return one, two
 
 
 def timed(device: torch.device, work: Callable[[], object], repeats: int = 1) -> float:
-    """Median seconds of `work`, with all that it has started on the device."""
+    """Median seconds of `work`, including all its operations on the device."""
 
     def whole() -> None:
         work()
@@ -119,6 +122,6 @@ def timed(device: torch.device, work: Callable[[], object], repeats: int = 1) ->
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until all operations on the device are done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""Whole processes of the project: how long they take, and how much memory. Rows of tests/bench.py."""
+"""Time and memory of whole processes; rows of tests/bench.py."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from conftest import ROOT, byte_tokenizer
 from repe.tools import convert
 
 Row = tuple[str, str, str]
-"""What was measured, what was found, and the goal."""
+"""Measure, result and goal."""
 
 
 def seconds(work: Callable[[], object], repeats: int = 1) -> float:
@@ -33,7 +33,7 @@ def seconds(work: Callable[[], object], repeats: int = 1) -> float:
 
 
 def llama(hidden: int, layers: int, intermediate: int, **more: int) -> transformers.LlamaForCausalLM:
-    """A LLaMA of random weights over single bytes."""
+    """A LLaMA with random weights, over single bytes."""
     torch.manual_seed(0)
     shape = {"hidden_size": hidden, "num_hidden_layers": layers, "intermediate_size": intermediate}
     made = transformers.LlamaConfig(**shape, vocab_size=259, num_attention_heads=8, **more)
@@ -41,42 +41,39 @@ def llama(hidden: int, layers: int, intermediate: int, **more: int) -> transform
 
 
 def bench_processes() -> list[Row]:
-    """Stage 1 by two processes of one thread each against one of one thread, start and launcher included."""
+    """Stage 1 in two processes against one, with one thread each, including start-up and launcher."""
     with tempfile.TemporaryDirectory() as folder:
         save(llama(512, 8, 1408), folder)
-        data = ("--data-dir", "demo/data", "--concept", "morality", "toxicity")
+        data = ("--data-dir", f"{POCKET}/data", "--concept", "morality", "toxicity")
         stage = ("collect_vector.py", "--model-path", f"{folder}/model", *data, "--overwrite")
         launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
         divided = command(*launch, *stage, "--res-dir", f"{folder}/two", OMP_NUM_THREADS="1")
         alone = command(*stage, "--res-dir", f"{folder}/one", OMP_NUM_THREADS="1")
-        # Minutes each, in which a machine's speed drifts: in this order a steady drift cancels out.
+        # Each takes minutes, in which the machine's speed can drift. In this order a steady drift cancels out.
         before, one, after = seconds(divided), seconds(alone), seconds(divided)
     two = (before + after) / 2
-    return [("one process / two, of one thread each", f"{one:.0f} s / {two:.0f} s = {one / two:.2f}", ">= 1.8")]
+    return [("one process / two, with one thread each", f"{one:.0f} s / {two:.0f} s = {one / two:.2f}", ">= 1.8")]
 
 
 def bench_memory() -> list[Row]:
-    """Peak memory of stage 1 over that of a run with 64 texts; the states are those of the training texts."""
-    hidden, layers, rows = 512, 24, []
+    """Peak memory of stage 1 above a run with 64 texts; the goal is the size of the training texts' states."""
+    hidden, layers = 512, 24
     with tempfile.TemporaryDirectory() as folder:
         save(llama(hidden, layers, 16, num_key_value_heads=1), folder)
-        for flags in ((), ("--stream",)):
-            few, *peaks = (peak_memory(folder, pairs, flags) for pairs in (40, 1000, 3000))
-            found = ", ".join(f"{peak - few:.0f}" for peak in peaks)
-            kept = ", ".join(f"{1.6 * pairs * layers * hidden * 4 / 2**20:.0f}" for pairs in (1000, 3000))
-            goal = "the same" if flags else f"{kept} + a constant"
-            rows.append((f"peak MiB, 1,600 and 4,800 texts {' '.join(flags)}", found, goal))
-    return rows
+        few, *peaks = (peak_memory(folder, pairs) for pairs in (40, 1000, 3000))
+    found = ", ".join(f"{peak - few:.0f}" for peak in peaks)
+    kept = ", ".join(f"{1.6 * pairs * layers * hidden * 4 / 2**20:.0f}" for pairs in (1000, 3000))
+    return [("peak MiB, 1,600 and 4,800 texts", found, f"{kept} + a constant")]
 
 
 def save(lm: transformers.PreTrainedModel, folder: str) -> None:
-    """Put a model and its tokenizer into `folder`/model."""
+    """Save a model and its tokenizer in `folder`/model."""
     lm.save_pretrained(f"{folder}/model")
     byte_tokenizer().save_pretrained(f"{folder}/model")
 
 
-def peak_memory(folder: str, pairs: int, flags: tuple[str, ...]) -> float:
-    """MiB that stage 1 takes at most, on pairs of short texts."""
+def peak_memory(folder: str, pairs: int) -> float:
+    """Peak memory of stage 1 on pairs of short texts, in MiB."""
     generator = random.Random(0)
     path = Path(folder) / f"data{pairs}" / "made" / "made_en.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,12 +83,11 @@ def peak_memory(folder: str, pairs: int, flags: tuple[str, ...]) -> float:
     ]
     path.write_text(json.dumps({"": {str(place): {"pos": pos, "neg": neg} for place, (pos, neg) in enumerate(sides)}}))
     options = ("--model-path", f"{folder}/model", "--data-dir", str(path.parents[1]), "--res-dir", f"{folder}/res")
-    work = command("-c", UNTIL_END, "collect_vector.py", *options, "--overwrite", *flags, OMP_NUM_THREADS="1")
+    work = command("-c", UNTIL_END, "collect_vector.py", *options, "--overwrite", OMP_NUM_THREADS="1")
     return int(work().stdout.split()[-2]) / 1024
 
 
-# Runs the script in its arguments, then says the most memory that was resident, in kB: getrusage would begin with that
-# of the process it was forked from.
+# Runs the script in its arguments, then prints its peak resident memory in kB. (getrusage includes the parent's peak.)
 UNTIL_END = """
 import atexit, pathlib, runpy, sys
 atexit.register(lambda: print(pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")[2].partition("\\n")[0]))
@@ -101,14 +97,15 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def command(*arguments: str, **environment: str) -> "Callable[[], subprocess.CompletedProcess[str]]":
-    """A script of the project with arguments, as a process of its own."""
+    """A function that runs Python with these arguments in a new process."""
     whole = os.environ | environment
     return lambda: subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=whole, check=True, capture_output=True, text=True
     )
 
 
-# Runs the script in its arguments and ends it at once where a model is first called.
+# Runs the script in its arguments and exits at the first call of a model.
+POCKET = "demo/pocket"
 UNTIL_FORWARD = """
 import os, runpy, sys
 from torch.nn.modules import module
@@ -119,9 +116,16 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def bench_commands() -> list[Row]:
-    """Whole processes: the scripts' help, and a stage on a small model up to its end."""
+    """The scripts' help, and a stage with a small model."""
     with tempfile.TemporaryDirectory() as folder:
-        model = ("--model-path", "demo/models/pocket-llama-M", "--data-dir", "demo/data", "--res-dir", folder)
+        model = (
+            "--model-path",
+            f"{POCKET}/models/pocket-llama-M",
+            "--data-dir",
+            f"{POCKET}/data",
+            "--res-dir",
+            folder,
+        )
         work = ("collect_vector.py", *model, "--lang", "sw", "--concept", "morality", "--overwrite")
         to_forward = seconds(command("-c", UNTIL_FORWARD, *work), 3)
         took, help_took = seconds(command(*work), 3), seconds(command("collect_vector.py", "--help"), 3)
@@ -133,7 +137,7 @@ def bench_commands() -> list[Row]:
 
 
 def bench_analyses() -> list[Row]:
-    """The three analysis scripts on nine models: the golden downloads (.pk), and what they convert to (.pt)."""
+    """The three analysis scripts on nine models, from downloads (.pk) and from converted files (.pt)."""
     if "REPE_GOLDEN" not in os.environ:
         return []
     names = "llama2-chat-7B,llama2-chat-13B,llama2-chat-70B,qwen-chat-1B8,qwen-chat-7B,qwen-chat-14B"

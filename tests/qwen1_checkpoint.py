@@ -1,4 +1,4 @@
-"""A tiny checkpoint in the format of first-generation Qwen, written out by hand."""
+"""A tiny checkpoint in the format of first-generation Qwen, built by hand."""
 
 import base64
 import json
@@ -12,12 +12,12 @@ WORDS = ["th", "he", "the", " the", "in", "ing", "aa", "aaa", "aaaa", "  ", "\n\
 
 
 def ranks() -> list[bytes]:
-    """Tokens in the order of their ids: all bytes, then words and what leads up to them."""
+    """Tokens in the order of their ids: all bytes, then words and their prefixes."""
     tokens = [bytes([byte]) for byte in range(256)]
     for word in WORDS:
         spelled = word.encode()
         tokens += [spelled[:end] for end in range(2, len(spelled) + 1) if spelled[:end] not in tokens]
-    # One that no merging leads to, and one that the splitting into words keeps from ever being used.
+    # One that merges cannot reach, and one that the splitting into words never produces.
     return [*tokens, b"xyz", b"12"]
 
 

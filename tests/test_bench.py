@@ -1,4 +1,4 @@
-"""What the bench compares is the same work; its GPU part runs on a CPU too. Nothing is timed here."""
+"""The benchmarks compare equal work, and the GPU part also runs on a CPU. Nothing is timed here."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def test_extraction_and_the_bare_trunk_run_the_same_batches() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_rows_of_a_gpu_can_be_had_on_any_device(dtype: torch.dtype) -> None:
+def test_the_gpu_rows_can_be_measured_on_any_device(dtype: torch.dtype) -> None:
     rows = bench_gpu.rows_on(CPU, TINY, dtype, texts_of_many_lengths(20), matrix=32)
     assert len(rows) == 6
     assert all("nan" not in found for _, found, _ in rows)

@@ -191,7 +191,7 @@ def test_split_by_item_tests_no_translation_of_a_training_item(share: float, tmp
 
 def test_split_by_item_on_the_demos_and_the_golden_data(golden: Path) -> None:
     leaks = set()
-    for data_dir in filter(Path.exists, (ROOT / "demo/data", golden / "released_run/data")):
+    for data_dir in filter(Path.exists, (ROOT / "demo/pocket/data", golden / "released_run/data")):
         for concept in concepts_in(data_dir):
             assert not leaking(data_dir, concept, "item")
             if leaking(data_dir, concept, "pair"):

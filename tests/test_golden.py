@@ -4,9 +4,11 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import golden_subset
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import Ended
 
 from repe.paper import CONCEPTS, LANGUAGES
@@ -80,6 +82,28 @@ def test_the_readmes_cross_model_commands_agree_with_the_released_analyses(
     names = ["figure2_recognition_accuracy", "figure4_similarity_7b", "figure7_similarity_all", "figure5_transfer_7b"]
     for name in [*names, "figure8_transfer_all", "similarity_across_layers"]:
         assert {path.suffix for path in tmp_path.glob(f"{name}.*")} == {".png", ".pdf"}
+
+
+def test_the_analyses_agree_with_the_released_ones_on_the_committed_subset(script: Script, tmp_path: Path) -> None:
+    """The same as above for one model, whose numbers are part of the repository."""
+    numbers = golden_subset.vectors(), golden_subset.accuracies()
+    for concept in CONCEPTS:
+        vectors, accuracy = (part[concept] for part in numbers)
+        entries = {
+            language: {"directions": torch.from_numpy(one.directions), "signs": torch.from_numpy(one.signs)}
+            for language, one in vectors.vectors.items()
+        }
+        layers = len(entries["en"]["directions"])
+        VectorFile(tmp_path, golden_subset.MODEL, concept, Kind()).add({}, layers, {"languages": entries})
+        rows = {s: {t: torch.from_numpy(row) for t, row in rows.items()} for s, rows in accuracy.accuracy.items()}
+        AccuracyFile(tmp_path, golden_subset.MODEL, concept, Kind()).add({}, layers, {"accuracy": rows})
+    for name in ("recognize_concept", "consistency_analysis", "transferability_analysis"):
+        ended = script(name, "--res-dir", tmp_path, "--cross-model", golden_subset.MODEL)
+        assert ended.status == 0, ended
+    tables = [path.stem for path in golden_subset.FOLDER.glob("*.csv")]
+    assert len(tables) == 5
+    for name in tables:
+        golden_subset.assert_agrees(pd.read_csv(tmp_path / f"cross_model/{name}.csv"), golden_subset.expected(name))
 
 
 def test_the_subset_beside_the_tests_is_golden(golden: Path) -> None:

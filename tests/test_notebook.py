@@ -1,4 +1,4 @@
-"""The notebook about the distances: what it shows is what it gives, on any machine."""
+"""The notebook about linguistic distances: its stored outputs are those of a fresh run, on any machine."""
 
 import re
 import sys
@@ -16,7 +16,7 @@ CODE = [cell for cell in STORED.cells if cell.cell_type == "code"]
 
 
 def shown(cell: Any) -> list[dict[str, Any]]:
-    """What a reader sees below a cell; of pictures, that there is one."""
+    """The visible outputs of a cell. Pictures are replaced by True."""
     outputs = []
     for output in cell.outputs:
         seen = {key: value for key, value in output.items() if key not in ("data", "metadata", "execution_count")}
@@ -25,8 +25,8 @@ def shown(cell: Any) -> list[dict[str, Any]]:
     return outputs
 
 
-def test_run_again_it_gives_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The kernel of this environment, and no traces in the user's home.
+def test_a_fresh_run_gives_the_stored_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Use the kernel of this environment, and write nothing to the home folder.
     for variable, folder in {
         "PYTHONPATH": ROOT,
         "JUPYTER_PATH": Path(sys.prefix) / "share/jupyter",
@@ -49,7 +49,7 @@ def test_run_again_it_gives_what_it_shows(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list(folder.iterdir())
 
 
-def test_it_ran_from_top_to_bottom_without_errors_or_warnings() -> None:
+def test_cells_ran_in_order_without_errors_or_warnings() -> None:
     assert [cell.execution_count for cell in CODE] == list(range(1, len(CODE) + 1))
     outputs = [output for cell in CODE for output in cell.outputs]
     assert {output.output_type for output in outputs} == {"execute_result", "display_data"}
@@ -58,7 +58,7 @@ def test_it_ran_from_top_to_bottom_without_errors_or_warnings() -> None:
     assert all("text/html" in output.data for output in outputs if output not in pictures)
 
 
-def test_nothing_in_it_depends_on_where_or_when_it_ran() -> None:
+def test_contents_do_not_depend_on_place_or_time() -> None:
     texts = [cell.source for cell in STORED.cells]
     texts += [str(value) for cell in CODE for output in shown(cell) for value in output.values()]
     for text in texts:
@@ -67,8 +67,8 @@ def test_nothing_in_it_depends_on_where_or_when_it_ran() -> None:
     assert STORED.metadata.language_info == {"name": "python"}
 
 
-def test_its_prose_says_what_its_cells_show() -> None:
-    """Code and prose take turns, so that every table has words to it."""
+def test_text_introduces_the_cells() -> None:
+    """Text and code alternate, so that every table has an explanation."""
     kinds = [cell.cell_type for cell in STORED.cells]
     assert kinds[0] == kinds[-1] == "markdown"
     assert "code code code" not in " ".join(kinds)

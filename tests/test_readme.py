@@ -1,63 +1,96 @@
-"""The README's commands do what it says: those on the demo's models run, the others are accepted."""
+"""README and docs: commands are accepted or run, the example prints what it shows, and named files exist."""
 
+import ast
 import importlib
+import os
+import pkgutil
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-from repe.runs import arguments as cli
+from repe.__main__ import TOOLS
+from repe.runs import arguments as options
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = (README, *(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("*.py"))))
+PAGES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+README = PAGES[ROOT / "README.md"]
 LAUNCHER = "accelerate launch"
+TOOL_MODULES = {module for module, _ in TOOLS.values()}
 
 
-def commands_of(page: str) -> list[str]:
-    """Lines that begin like a command of ours, each on one line."""
-    whole = re.sub(r"\\+\n *", " ", page)
-    return re.findall(rf"^ *((?:python|{LAUNCHER}) .+?)(?: +#.*)?$", whole, flags=re.MULTILINE)
+def commands_of(text: str) -> list[str]:
+    """Lines that start like a command of this repository, each joined to one line."""
+    joined = re.sub(r"\\+\n *", " ", text)
+    return re.findall(rf"^ *((?:python|{LAUNCHER}) .+?)(?: +#.*)?$", joined, flags=re.MULTILINE)
 
 
-COMMANDS = [command for page in PAGES for command in commands_of(page)]
-# What needs no download and no GPU: the demo's models, and what reads the results of the commands before.
+def blocks_of(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+IN_PAGES = [command for page in PAGES.values() for command in commands_of(page)]
+IN_SCRIPTS = [command for path in sorted(ROOT.glob("*.py")) for command in commands_of(path.read_text("utf-8"))]
+# Commands that need no download and no GPU: those on models of the demo, and those that read the results.
 RUNNABLE = [
     command
-    for command in commands_of(README)
-    if re.search(r"demo/|pocket-|^python -m repe\.(check_results|report)", command)
+    for command in dict.fromkeys(IN_PAGES)
+    if re.search(r"demo/|pocket-|^python -m repe (status|report)", command)
 ]
 
 
-def test_the_readme_has_a_command_of_every_script_and_tool() -> None:
-    scripts = {path.name for path in ROOT.glob("*.py")}
-    tools = {f"repe.{path.stem}" for path in (ROOT / "repe").glob("*.py") if "__main__" in path.read_text("utf-8")}
-    assert scripts | tools <= {word for command in commands_of(README) for word in shlex.split(command)}
-    # Of the scripts also one that runs.
-    assert scripts <= {shlex.split(command)[1] for command in RUNNABLE}
-
-
-def script_and_arguments(command: str) -> tuple[str, list[str]]:
-    """The module that a command runs, and what follows."""
+def module_and_arguments(command: str) -> tuple[str, list[str]]:
+    """The module that a command runs, and its arguments."""
     words = shlex.split(command.replace("PATH_OR_HUB_ID", "owner/name"))
-    if command.startswith(LAUNCHER):
-        place = next(place for place, word in enumerate(words) if word.endswith(".py"))
-        return words[place].removesuffix(".py"), words[place + 1 :]
-    if words[1] == "-m":
-        return words[2], words[3:]
-    return words[1].removesuffix(".py"), words[2:]
+    if command.startswith("python -m repe "):
+        return TOOLS[words[3]][0], words[4:]
+    script = next(place for place, word in enumerate(words) if word.endswith(".py"))
+    return words[script].removesuffix(".py"), words[script + 1 :]
 
 
-@pytest.mark.parametrize("command", [*dict.fromkeys(COMMANDS)])
-def test_a_command_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, arguments = script_and_arguments(command)
-    if module.startswith("demo."):
-        pytest.importorskip(module)
+def test_readme_has_fewer_than_200_lines() -> None:
+    assert len(README.splitlines()) < 200
+
+
+def test_example_prints_what_it_shows() -> None:
+    if not (ROOT / "demo/pocket/models").exists():
+        pytest.skip("demo/ does not exist")
+    (example,) = blocks_of(README, "python")
+    shown = [line.strip().removeprefix("#").strip() for line in example.splitlines() if line.lstrip().startswith("#")]
+    assert len(shown) == 7
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", example], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert [line.strip() for line in ended.stdout.splitlines()] == shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_parse_and_names_of_the_package_exist(page: Path) -> None:
+    for block in blocks_of(PAGES[page], "python"):
+        ast.parse(block)
+    for name in set(re.findall(r"(?<![\w/.-])repe(?:\.[A-Za-z_]\w*)+", PAGES[page])):
+        pkgutil.resolve_name(name)
+
+
+def test_every_script_and_tool_has_a_command() -> None:
+    scripts = {path.stem for path in ROOT.glob("*.py")}
+    modules = {module_and_arguments(command)[0] for command in IN_PAGES}
+    assert scripts | TOOL_MODULES <= modules
+    # Every script also has a command that runs here.
+    assert scripts <= {module_and_arguments(command)[0] for command in RUNNABLE}
+
+
+@pytest.mark.parametrize("command", [*dict.fromkeys(IN_PAGES + IN_SCRIPTS)])
+def test_command_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, arguments = module_and_arguments(command)
     parsed = []
-    monkeypatch.setattr(cli, "run", lambda _main, parser: parsed.append(parser.parse_args(arguments)))
+    monkeypatch.setattr(options, "run", lambda _main, parser: parsed.append(parser.parse_args(arguments)))
     importlib.import_module(module).start()
     assert parsed
 
@@ -65,73 +98,81 @@ def test_a_command_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_launch_commands_are_accepted_by_the_launcher() -> None:
     from accelerate.commands.launch import launch_command_parser
 
-    launched = [command for command in COMMANDS if command.startswith(LAUNCHER)]
+    launched = [command for command in IN_PAGES + IN_SCRIPTS if command.startswith(LAUNCHER)]
     assert launched
     for command in launched:
         assert launch_command_parser().parse_args(shlex.split(command)[2:]).training_script.endswith(".py")
 
 
-def test_the_commands_on_the_demo_run_one_after_the_other(
+def test_commands_on_the_demo_run_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not (ROOT / "demo/models").exists():
-        pytest.skip("demo/ is not there")
+    if not (ROOT / "demo/pocket/models").exists():
+        pytest.skip("demo/ does not exist")
     for path in ROOT.iterdir():
         if path.suffix == ".py" or path.name in ("demo", "repe"):
             (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     for command in RUNNABLE:
-        module, arguments = script_and_arguments(command)
+        module, arguments = module_and_arguments(command)
         monkeypatch.setattr(sys, "argv", [module, *arguments])
-        monkeypatch.delitem(sys.modules, module, raising=False)  # which another test may have imported
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_module(module, run_name="__main__")
+        if module in TOOL_MODULES:
+            with pytest.raises(SystemExit) as ended:
+                importlib.import_module(module).start()
+        else:
+            monkeypatch.delitem(sys.modules, module, raising=False)  # another test may have imported it
+            with pytest.raises(SystemExit) as ended:
+                runpy.run_module(module, run_name="__main__")
         assert ended.value.code == 0, f"{command}\n{capsys.readouterr().err}"
     written = {path.stem for path in (tmp_path / "res/cross_model").iterdir()}
-    # The table of figures names those of any set of models, and those of the paper's three of seven billion parameters.
+    # The table of figures lists those of any set of models, and two that need the paper's models.
+    assert named_figures_and_tables() - written == {"figure4_similarity_7b", "figure5_transfer_7b"}
+    assert {"report", "recognition_intervals", "one_way_transfer", "figure2_recognition_accuracy_validation"} <= written
+    assert "table1_linguistic_correlation_repaired" in written
+    assert (tmp_path / "res/pocket-bloom-S-item").is_dir()
+
+
+def named_figures_and_tables() -> set[str]:
+    """Names in the README's table of figures and tables."""
     _, _, rows = README.partition("| file in `res/cross_model`")
     named = set(re.findall(r"`((?:figure|table|similarity|transfer)\w*)(?:\.csv)?`", rows.partition("\n\n")[0]))
     assert len(named) == 11
-    assert named - written == {"figure4_similarity_7b", "figure5_transfer_7b"}
-    assert "report" in written
+    return named
 
 
-def test_make_targets_in_the_readme_are_there() -> None:
-    targets = set(re.findall(r"\bmake ([\w-]+)\b", " ".join(re.findall(r"`[^`]*`|```.*?```", README, flags=re.DOTALL))))
+def test_figures_and_tables_in_the_readme_are_written_by_the_scripts() -> None:
+    paths = (*ROOT.glob("*.py"), ROOT / "repe/plots/tables.py")
+    sources = " ".join(path.read_text(encoding="utf-8") for path in paths)
+    assert [name for name in named_figures_and_tables() if f'"{name}"' not in sources] == []
+
+
+def test_make_targets_exist() -> None:
+    code = re.findall(r"`[^`]*`|```.*?```", "\n".join(PAGES.values()), flags=re.DOTALL)
+    targets = set(re.findall(r"\bmake ([\w-]+)\b", " ".join(code)))
     rules = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), flags=re.MULTILINE)
     assert {"demo", "test", "bench", "stress"} <= targets <= {*rules}
 
 
-def test_the_row_of_the_readme_can_be_pasted_into_the_registry() -> None:
-    (row,) = re.findall(r"^ *(Entry\(.*\),)$", README, flags=re.MULTILINE)
-    source = (ROOT / "repe/registry.py").read_text(encoding="utf-8")
+def test_the_row_for_a_new_model_can_be_pasted_into_the_registry() -> None:
+    (row,) = {row for page in PAGES.values() for row in re.findall(r"^ *(Entry\(.*\),)$", page, flags=re.MULTILINE)}
+    source = (ROOT / "repe/models/registry.py").read_text(encoding="utf-8")
     first = source.index("        Entry(")
     table: dict[str, object] = {"__name__": "registry"}
     exec(compile(f"{source[:first]}        {row}\n{source[first:]}", "registry.py", "exec"), table)  # noqa: S102
     assert table["entry"]("mymodel-chat", "3B").hub_id == "owner/MyModel-3B-Chat"  # type: ignore[operator]
 
 
-def test_files_that_the_readme_names_are_there() -> None:
-    named = re.findall(r"\]\(([\w/.-]+)\)", README) + re.findall(r"`(repe/\w+\.\w+)`", README)
-    assert named
-    for name in named:
-        # Everything but the demo works with demo/ deleted.
-        assert (ROOT / name).exists() or name.startswith("demo/"), name
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_files_exist(page: Path) -> None:
+    targets = re.findall(r"(?<=\]\()[\w/.-]+(?=\))|(?<=src=\")[^\"]+", PAGES[page])
+    linked = [page.parent / target for target in targets]
+    assert linked or page.name in ("performance.md", "robustness.md")
+    named = [ROOT / name for name in re.findall(r"`((?:repe|tests|docs)/[\w/]+\.\w+)`", PAGES[page])]
+    # Everything except the demo works without demo/.
+    missing = [path for path in linked + named if not path.exists() and "demo" not in path.parts]
+    assert missing == []
 
 
-def test_the_map_names_every_module() -> None:
-    _, _, rest = README.partition("## Where things are")
-    words = re.findall(r"[\w*]+", rest.partition("\n## ")[0])
-    modules = [path.stem for path in (ROOT / "repe").glob("*.py") if path.stem not in ("__init__", "errors", "files")]
-    unnamed = [name for name in modules if not any(re.fullmatch(word.replace("*", r"\w*"), name) for word in words)]
-    assert unnamed == []
-
-
-def test_figures_and_tables_in_the_readme_are_those_that_are_written() -> None:
-    sources = " ".join(
-        (ROOT / name).read_text(encoding="utf-8")
-        for name in (*(path.name for path in ROOT.glob("*.py")), "repe/tables.py")
-    )
-    names = re.findall(r"`((?:figure|table|similarity|transfer)\w*)(?:\.csv)?`", README)
-    assert len(names) >= 10
-    assert all(f'"{name}"' in sources for name in names)
+def test_the_readme_links_every_page_of_the_docs() -> None:
+    linked = set(re.findall(r"\]\(docs/([\w-]+\.md)\)", README))
+    assert linked == {path.name for path in (ROOT / "docs").glob("*.md")}

@@ -1,9 +1,9 @@
-"""95 % intervals of accuracies: items are drawn anew, each with its translations in all languages at once.
+"""Bootstrap intervals (95 %) of accuracies: items are resampled, each with its translations in all languages.
 
-Test sets of different languages are translations of each other, so that their accuracies vary together; drawing pairs
-of each language by themselves would take 16 translations of an item for 16 items, and give intervals of means and
-differences over languages that are too narrow, or too wide. (Percentile bootstrap over clusters: Davison and Hinkley,
-Bootstrap Methods and their Application, 1997, sections 3.8 and 5.3.)
+Test sets of different languages are translations of each other, so their accuracies vary together. Resampling the pairs
+of each language independently would treat 16 translations of an item as 16 items, and give wrong intervals of means and
+differences over languages. (Percentile bootstrap over clusters: Davison and Hinkley, Bootstrap Methods and their
+Application, 1997, sections 3.8 and 5.3.)
 """
 
 import warnings
@@ -24,15 +24,15 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Which items several cells get right; a cell is a source's vectors on a target's test pairs."""
+    """Correct items of several cells; a cell is a source's vectors on a target's test pairs."""
 
     correct: np.ndarray
-    """float32 (items, cells): 1 where right, 0 where wrong or where the cell's test set has no such item."""
+    """float32 (items, cells): number of the item's pairs that are right, 0 if the cell's test set lacks the item."""
     present: np.ndarray
-    """float32 (items, cells): 1 where the cell's test set has the item."""
+    """float32 (items, cells): number of the item's pairs in the cell's test set (1, unless keys repeat)."""
 
     def accuracies(self, weights: np.ndarray) -> np.ndarray:
-        """Accuracy of each cell, its items weighted.
+        """Accuracy of each cell with weighted items.
 
         Args:
             weights: float32 (draws, items).
@@ -48,7 +48,7 @@ def outcomes(file: AccuracyFile, cells: Sequence[tuple[str, str]], selection: Se
     """The outcomes of a concept's cells (source, target), each at its selected layer.
 
     Raises:
-        UserError: the file does not say which pairs were right.
+        UserError: the file does not record which pairs were right.
     """
     correct = {cell: file.cell("correct", *cell)[selection.accuracy_layer(file, *cell)] for cell in cells}
     keys = file.content["test_keys"]
@@ -56,14 +56,14 @@ def outcomes(file: AccuracyFile, cells: Sequence[tuple[str, str]], selection: Se
     rows = {target: [places[key] for key in keys[target]] for _, target in cells}
     found = Outcomes(*(np.zeros((len(places), len(cells)), dtype=np.float32) for _ in range(2)))
     for column, cell in enumerate(cells):
-        # Added, not set: two pairs whose keys happen to read alike are one item of two pairs.
+        # Pairs with the same key are one item, so their outcomes are added up.
         np.add.at(found.correct, (rows[cell[1]], column), correct[cell])
         np.add.at(found.present, (rows[cell[1]], column), 1)
     return found
 
 
 def weights(items: int, draws: int, generator: np.random.Generator) -> np.ndarray:
-    """How often each draw of `items` out of as many, with replacement, has each item: float32 (draws, items)."""
+    """How often each bootstrap sample (as many items, with replacement) has each item: float32 (draws, items)."""
     drawn = generator.integers(items, size=(draws, items)) + items * np.arange(draws)[:, None]
     return np.bincount(drawn.ravel(), minlength=draws * items).reshape(draws, items).astype(np.float32)
 
@@ -71,13 +71,13 @@ def weights(items: int, draws: int, generator: np.random.Generator) -> np.ndarra
 def accuracy_draws(
     file: AccuracyFile, cells: Sequence[tuple[str, str]], selection: Selection, draws: int, seed: int
 ) -> np.ndarray:
-    """Accuracies of a concept's cells (source, target) under draws of its items, float64 (draws, cells).
+    """Accuracies of a concept's cells (source, target) in bootstrap samples of its items, float64 (draws, cells).
 
-    The layers stay those that were selected on the whole. Draws depend on the seed and the concept, so that models
-    that were tested on the same items are drawn alike.
+    Layers stay those selected on all items. Samples depend on the seed and the concept only, so models that were tested
+    on the same items share them.
 
     Raises:
-        UserError: the file does not say which pairs were right.
+        UserError: the file does not record which pairs were right.
     """
     found = outcomes(file, cells, selection)
     generator = np.random.default_rng([seed, zlib.crc32(file.concept.encode())])
@@ -88,13 +88,13 @@ def bounds(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The lower and the upper bound of a 95 % percentile interval.
 
     Args:
-        draws: (draws, ...); draws that are NaN do not count.
+        draws: (draws, ...); NaN values are left out.
 
     Returns:
-        Two arrays of the other axes; NaN where no draw counts.
+        Two arrays of the other axes; NaN where all draws are NaN.
     """
     ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    with warnings.catch_warnings(action="ignore"):  # of slices without a number
+    with warnings.catch_warnings(action="ignore"):  # slices without a number
         quantile = np.nanquantile if np.isnan(draws).any() else np.quantile
         low, high = quantile(draws, ends, axis=0)
     return low, high

@@ -1,51 +1,69 @@
-"""Cross-lingual consistency: similarity of concept vectors, and linguistic distance (Section 3.3, Table 1)."""
+"""Cross-lingual consistency: similarity of concept vectors between languages (Section 3.3, Figures 4 and 7).
+
+Table 1 is its correlation with linguistic similarity.
+"""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from repe.analysis.permutation import holm, mantel, orders
-from repe.paper import DISTANCES, Family
+from repe.analysis.linguistic_distance import linguistic_similarities
+from repe.analysis.permutation import holm, mantel, orders, pearson
+from repe.paper import Family
 from repe.results.vector_file import VectorFile
+from repe.vectors.concept_vectors import ConceptVectors
 
-# Distances between the paper's languages as in the released code's lang_sim.pt, which took them from URIEL through
-# lang2vec (Littell et al., EACL 2017); known gaps in them are the released ones.
-URIEL_FILE = Path(__file__).with_name("uriel_distances.csv")
 
-# The cells of Table 1's distances that those gaps made, computed again from the features of lang2vec 1.1.2, or empty
-# where it has none; lang2vec_try.ipynb shows how.
-REPAIRED_FILE = Path(__file__).with_name("uriel_repaired.csv")
+def similarity(vectors: Mapping[str, ConceptVectors]) -> pd.DataFrame:
+    """Cosine similarity of a concept's vectors between languages, in each layer.
+
+    Args:
+        vectors: by language, of one model and concept.
+
+    Returns:
+        Columns source, target, layer (1..N), cosine (of the vectors times their signs).
+    """
+    cosine = np.moveaxis(cosine_similarity([*vectors.values()]), 0, -1)  # (sources, targets, layers)
+    layers = range(1, cosine.shape[-1] + 1)
+    rows = pd.MultiIndex.from_product([vectors, vectors, layers], names=["source", "target", "layer"])
+    return rows.to_frame(index=False).assign(cosine=cosine.ravel())
+
+
+def cosine_similarity(vectors: Sequence[ConceptVectors]) -> np.ndarray:
+    """Cosine similarity of a concept's signed vectors in each layer.
+
+    Args:
+        vectors: the concept vectors of each language.
+
+    Returns:
+        float64 (layers, languages, languages); NaN where a vector is zero.
+    """
+    signed = np.stack([one.directions[:, 0] * one.signs[:, :1].astype(np.float64) for one in vectors], axis=1)
+    norms = np.linalg.norm(signed, axis=-1, keepdims=True)
+    units = signed / np.where(norms > 0, norms, np.nan)  # (layers, languages, hidden)
+    return units @ units.transpose(0, 2, 1)
 
 
 def cosines(files: Mapping[str, VectorFile], languages: Sequence[str]) -> np.ndarray:
-    """Cosine similarity of signed vectors between languages.
+    """Cosine similarity of a model's concept vectors.
 
     Args:
-        files: a model's vector files by concept.
+        files: the model's vector files by concept.
         languages: languages of both axes.
 
     Returns:
-        float64 (concepts, layers, languages, languages); NaN where a vector is zero.
+        float64 (concepts, layers, languages, languages).
     """
-    similarities = []
-    for file in files.values():
-        vectors = [file.vectors[language] for language in languages]
-        signed = np.stack([one.directions[:, 0] * one.signs[:, :1].astype(np.float64) for one in vectors], axis=1)
-        norms = np.linalg.norm(signed, axis=-1, keepdims=True)
-        units = signed / np.where(norms > 0, norms, np.nan)  # (layers, languages, hidden)
-        similarities.append(units @ units.transpose(0, 2, 1))
-    return np.stack(similarities)
+    return np.stack([cosine_similarity([file.vectors[one] for one in languages]) for file in files.values()])
 
 
 def best_layer_similarity(cosine: np.ndarray, layers: np.ndarray | None = None) -> np.ndarray:
-    """Mean over concepts of each language pair's most similar layer, with 1 on the diagonal.
+    """Similarity of each language pair at its most similar layer, averaged over concepts, with 1 on the diagonal.
 
     Args:
         cosine: (concepts, layers, languages, languages).
-        layers: int (concepts, languages, languages), the layers to take instead, counted from 0.
+        layers: int (concepts, languages, languages), the layers to use instead, counted from 0.
 
     Returns:
         float64 (languages, languages).
@@ -58,12 +76,8 @@ def best_layer_similarity(cosine: np.ndarray, layers: np.ndarray | None = None) 
 
 def similarity_table(model: str, languages: Sequence[str], similarity: np.ndarray) -> pd.DataFrame:
     """Figures 4 and 7 in long form: columns model, source, target, similarity."""
-    rows = [
-        (model, source, target, similarity[i, j])
-        for i, source in enumerate(languages)
-        for j, target in enumerate(languages)
-    ]
-    return pd.DataFrame(rows, columns=["model", "source", "target", "similarity"])
+    pairs = pd.MultiIndex.from_product([[model], languages, languages], names=["model", "source", "target"])
+    return pairs.to_frame(index=False).assign(similarity=similarity.ravel())
 
 
 def similarity_by_layer(model: str, cosine: np.ndarray) -> pd.DataFrame:
@@ -81,48 +95,15 @@ def similarity_by_layer(model: str, cosine: np.ndarray) -> pd.DataFrame:
     return frame.assign(relative_depth=(frame.layer - 1) / layers, similarity=means)
 
 
-@cache
-def uriel_distances(repaired: bool = False) -> pd.DataFrame:
-    """Linguistic distances (0..1) of the paper's languages.
-
-    Args:
-        repaired: replace the cells of `uriel_repaired`; NaN where it has no value.
-
-    Returns:
-        One row an ordered pair of languages (index language, other), one column a kind of distance.
-    """
-    table = _in_both_orders(pd.read_csv(URIEL_FILE, comment="#"))
-    if repaired:
-        for distance, cells in uriel_repaired().groupby("distance"):
-            values = _in_both_orders(cells)["repaired"]
-            table.loc[values.index, str(distance)] = values
-    return table
-
-
-def uriel_repaired() -> pd.DataFrame:
-    """The recorded distances that stand for missing features, and what they are with lang2vec 1.1.2's.
-
-    Returns:
-        One row an unordered pair; columns distance (its kind), language, other, recorded, repaired (NaN where lang2vec
-        attests no feature of one of the two), how.
-    """
-    return pd.read_csv(REPAIRED_FILE, comment="#")
-
-
-def _in_both_orders(half: pd.DataFrame) -> pd.DataFrame:
-    swapped = half.rename(columns={"language": "other", "other": "language"})
-    return pd.concat([half, swapped]).drop_duplicates(["language", "other"]).set_index(["language", "other"])
-
-
 def linguistic_correlation(
     model: str, family: Family, languages: Sequence[str], similarity: np.ndarray, repaired: bool = False
 ) -> pd.DataFrame:
-    """A model's row of Table 1: does similarity of vectors follow similarity of languages?
+    """A model's row of Table 1: does the similarity of vectors follow the similarity of languages?
 
     Args:
         languages: of both axes of `similarity`, in the family's order (which `direct_as_released` depends on).
         similarity: (languages, languages).
-        repaired: with the repaired distances; a pair that has none counts on neither side.
+        repaired: use the repaired distances; pairs without one are left out.
 
     Returns:
         Columns model, distance, direct (Pearson's r over ordered pairs of different languages), direct_as_released (the
@@ -130,110 +111,21 @@ def linguistic_correlation(
         the others); NaN where an r is undefined.
     """
     different, with_high, without = _pairs(high_resource(family, languages))
-    rows = []
-    for distance, closeness in linguistic_similarities(languages, repaired).items():
-        parts = [pearson(similarity[mask], closeness[mask]) for mask in (with_high, without)]
-        rows.append(
-            {
-                "model": model,
-                "distance": distance,
-                "direct": pearson(similarity[different], closeness[different]),
-                "direct_as_released": pearson(_as_released(similarity)[different], closeness[different]),
-                "split": float(np.mean(parts)),
-            }
-        )
+    rows = [
+        {
+            "model": model,
+            "distance": distance,
+            "direct": float(pearson(similarity[different], expected[different])),
+            "direct_as_released": float(pearson(_as_released(similarity)[different], expected[different])),
+            "split": float(np.mean([pearson(similarity[part], expected[part]) for part in (with_high, without)])),
+        }
+        for distance, expected in linguistic_similarities(languages, repaired).items()
+    ]
     return pd.DataFrame(rows)
 
 
-def high_resource(family: Family, languages: Sequence[str]) -> np.ndarray:
-    """Which of `languages` Table 1 counts as high-resource, bool (languages,)."""
-    return np.array([family.is_high_resource(language, list(languages)) for language in languages], dtype=bool)
-
-
-def linguistic_similarities(languages: Sequence[str], repaired: bool = False) -> dict[str, np.ndarray]:
-    """1 - distance by kind of distance, float64 (languages, languages); NaN where there is none."""
-    table = uriel_distances(repaired).reindex(pd.MultiIndex.from_product([languages, languages]))
-    return {distance: 1 - table[distance].to_numpy().reshape(2 * (len(languages),)) for distance in DISTANCES}
-
-
-def _pairs(high: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of different languages, those with a high-resource one, and the others; bool (languages, languages)."""
-    different = ~np.eye(len(high), dtype=bool)
-    with_high = different & (high[:, None] | high[None, :])
-    return different, with_high, different & ~with_high
-
-
-def with_p_values(
-    correlation: pd.DataFrame,
-    family: Family,
-    languages: Sequence[str],
-    similarity: np.ndarray,
-    permutations: int,
-    seed: int,
-    repaired: bool = False,
-) -> pd.DataFrame:
-    """A model's row of Table 1 with two-sided p-values of Mantel's test (`permutation.mantel`).
-
-    For `direct` the languages of the similarity change places with all others; for `split` with those of their own
-    kind, high-resource or not, since its two correlations are over pairs of given kinds.
-
-    Args:
-        correlation: of `linguistic_correlation` or `repaired_correlation`, of the same languages and similarity.
-        permutations: random orders, or all orders where there are no more.
-
-    Returns:
-        The table with the further columns direct_p, split_p; NaN where the correlation is undefined.
-    """
-    high = high_resource(family, languages)
-    different, *kinds = _pairs(high)
-    generator = np.random.default_rng(seed)
-    ways = {
-        "direct_p": ([different], orders([0] * len(high), permutations, generator)),
-        "split_p": (kinds, orders(high.tolist(), permutations, generator)),
-    }
-    closeness = linguistic_similarities(languages, repaired)
-    values = {
-        name: [mantel(similarity, closeness[distance], parts, permuted) for distance in correlation.distance]
-        for name, (parts, permuted) in ways.items()
-    }
-    return correlation.assign(**values)
-
-
-def table1(
-    models: Mapping[str, tuple[Family, Sequence[str], np.ndarray]],
-    permutations: int = 0,
-    seed: int = 1,
-    repaired: bool = False,
-) -> pd.DataFrame:
-    """Table 1 in long form.
-
-    Args:
-        models: family, languages in its order, and similarity (languages, languages), by model.
-        permutations: of the p-values; without any, there are none.
-        repaired: with the repaired distances, and what they change.
-
-    Returns:
-        Columns of `linguistic_correlation`, or of `repaired_correlation`; with permutations also of `with_p_values`,
-        direct_p_holm and split_p_holm: corrected for all cells, of all models, distances and both ways together.
-    """
-    correlate = repaired_correlation if repaired else linguistic_correlation
-    rows = []
-    for model, given in models.items():
-        row = correlate(model, *given)
-        rows.append(with_p_values(row, *given, permutations, seed, repaired) if permutations else row)
-    table = pd.concat(rows)
-    return _with_holm(table) if permutations else table
-
-
-def _with_holm(correlation: pd.DataFrame) -> pd.DataFrame:
-    given = correlation[["direct_p", "split_p"]]
-    direct, split = holm(given.to_numpy()).T
-    rest = correlation.drop(columns=given.columns)
-    return rest.assign(direct_p=given.direct_p, direct_p_holm=direct, split_p=given.split_p, split_p_holm=split)
-
-
 def repaired_correlation(model: str, family: Family, languages: Sequence[str], similarity: np.ndarray) -> pd.DataFrame:
-    """A model's row of Table 1 with the repaired distances, and what the repair changes.
+    """A model's row of Table 1 with the repaired distances, and the difference that the repair makes.
 
     Args:
         languages: of both axes of `similarity`, in the family's order.
@@ -253,17 +145,66 @@ def repaired_correlation(model: str, family: Family, languages: Sequence[str], s
     )
 
 
+def table1(
+    models: Mapping[str, tuple[Family, Sequence[str], np.ndarray]],
+    permutations: int = 0,
+    seed: int = 1,
+    repaired: bool = False,
+) -> pd.DataFrame:
+    """Table 1 in long form.
+
+    Args:
+        models: family, languages in its order, and similarity (languages, languages), by model.
+        permutations: random orders of languages for the p-values; 0 leaves the p-values out.
+        repaired: use the repaired distances, and add the columns of `repaired_correlation`.
+
+    Returns:
+        Columns of `linguistic_correlation`; with permutations also direct_p, direct_p_holm, split_p, split_p_holm
+        (NaN where the correlation is undefined). Holm's correction is over all models, distances, direct and split.
+    """
+    correlate = repaired_correlation if repaired else linguistic_correlation
+    table = pd.concat(correlate(model, *given) for model, given in models.items())
+    if not permutations:
+        return table
+    p_values = np.concatenate([_p_values(*given, permutations, seed, repaired) for given in models.values()])
+    (direct, split), (direct_holm, split_holm) = p_values.T, holm(p_values).T
+    return table.assign(direct_p=direct, direct_p_holm=direct_holm, split_p=split, split_p_holm=split_holm)
+
+
+def high_resource(family: Family, languages: Sequence[str]) -> np.ndarray:
+    """Which of `languages` Table 1 counts as high-resource, bool (languages,)."""
+    return np.array([family.is_high_resource(language, list(languages)) for language in languages], dtype=bool)
+
+
+def _pairs(high: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of different languages, those with a high-resource one, and the others; bool (languages, languages)."""
+    different = ~np.eye(len(high), dtype=bool)
+    with_high = different & (high[:, None] | high[None, :])
+    return different, with_high, different & ~with_high
+
+
+def _p_values(
+    family: Family, languages: Sequence[str], similarity: np.ndarray, permutations: int, seed: int, repaired: bool
+) -> np.ndarray:
+    """Two-sided p-values of Mantel's test of direct and split, (distances, 2).
+
+    For `direct` all languages of the similarity are permuted; for `split` high-resource languages and the others are
+    permuted among themselves, since its two correlations are over given kinds of pairs.
+    """
+    high = high_resource(family, languages)
+    different, *kinds = _pairs(high)
+    generator = np.random.default_rng(seed)
+    tests = [
+        ([different], orders([0] * len(high), permutations, generator)),
+        (kinds, orders(high.tolist(), permutations, generator)),
+    ]
+    expected = linguistic_similarities(languages, repaired).values()
+    return np.array([[mantel(similarity, one, parts, permuted) for parts, permuted in tests] for one in expected])
+
+
 def _as_released(similarity: np.ndarray) -> np.ndarray:
-    """Each cell holds the one before it in reading order, which is what the released code pairs with distances.
+    """Each cell holds the one before it in reading order, which the released code pairs with distances.
 
     It appends a value before updating it, so that a pair of languages gets its neighbour's similarity.
     """
     return np.roll(similarity.ravel(), 1).reshape(similarity.shape)
-
-
-def pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's r over the entries where both are known; NaN for fewer than two, or if either does not vary."""
-    known = np.isfinite(x) & np.isfinite(y)
-    if known.sum() < 2 or np.ptp(x[known]) == 0 or np.ptp(y[known]) == 0:
-        return float("nan")
-    return float(np.corrcoef(x[known], y[known])[0, 1])

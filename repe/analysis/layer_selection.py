@@ -1,10 +1,9 @@
-"""Which layer counts, and accuracy there: the best one on the test set, as in the paper, or one chosen without it.
+"""Layer selection: the best layer on the test set, as in the paper, or a layer chosen without the test set.
 
 The paper reports the best of N accuracies on the same pairs, which is too high by what chance adds to the largest of N
-numbers. A layer chosen on validation pairs, or named beforehand (`--layer-select`), has no such gain.
+numbers. A layer that is chosen on validation pairs or fixed beforehand (`--layer-select`) avoids this bias.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from repe.errors import UserError
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.vector_file import VectorFile
 
-# Columns that say what a row is about; all others are values, of one way of choosing layers.
+# Columns that identify a row; all others are values, which depend on the layer selection.
 KEYS = ("concept", "model", "source", "target", "language", "distance")
 
 
@@ -24,30 +23,28 @@ class Selection:
     """A way to choose the layer of each number."""
 
     by: str | int | float = "best"
-    """`best`, `validation`, a layer's number (1..N), or a relative depth (below 1)."""
+    """`best`, `validation`, a layer number (1..N), or a relative depth (below 1)."""
 
     @property
     def suffix(self) -> str:
-        """Of names of figures and tables: nothing for the paper's."""
+        """Suffix of the names of figures and tables; empty for the paper's."""
         if isinstance(self.by, str):
             return "" if self.by == "best" else f"_{self.by}"
         return f"_{'layer' if isinstance(self.by, int) else 'depth'}{self.by:g}"
 
     @property
     def words(self) -> str:
-        """For captions."""
-        if self.by == "best":
-            return "at the best layer"
-        if self.by == "validation":
-            return "at the layer that is best on validation pairs"
+        """Description for captions."""
+        if isinstance(self.by, str):
+            return "at the best layer" if self.by == "best" else "at the layer that is best on validation pairs"
         return f"at layer {self.by}" if isinstance(self.by, int) else f"at relative depth {self.by:g}"
 
     def layer(self, layers: int, file: AccuracyFile | VectorFile) -> int:
-        """The one layer, counted from 0, of a selection by number or depth: the lower of two that are as near.
+        """The layer, counted from 0, of a selection by number or depth; the lower of two equally near ones.
 
         Args:
-            layers: of the model.
-            file: to name in the error.
+            layers: number of layers of the model.
+            file: named in the error.
 
         Raises:
             UserError: the model has fewer layers.
@@ -56,8 +53,8 @@ class Selection:
             return int(np.abs(np.arange(layers) / layers - self.by).argmin())
         if int(self.by) > layers:
             raise UserError(
-                f"--layer-select {self.by}: {file.path.parent.parent} has {layers} layers: choose one of them, or a "
-                "relative depth like 0.5"
+                f"--layer-select {self.by}: {file.path.parent.parent} has only {layers} layers; choose one of them, or "
+                "a relative depth such as 0.5"
             )
         return int(self.by) - 1
 
@@ -79,12 +76,12 @@ class Selection:
     ) -> np.ndarray:
         """The layer, counted from 0, of each concept and pair of languages; the lowest of equals.
 
-        By validation, that at which the two languages' accuracies of their own vectors on their own validation pairs
-        have the highest mean: a layer that is good for both, whether or not it is similar.
+        By validation, it is the layer with the highest mean of the two languages' validation accuracies (each with its
+        own vectors): good for both languages, similar or not.
 
         Args:
             cosine: (concepts, layers, languages, languages).
-            files: of the concepts; by validation, accuracies are to stand beside them.
+            files: of the concepts; by validation, accuracy files must exist beside them.
             languages: of both axes.
 
         Returns:
@@ -95,30 +92,26 @@ class Selection:
         """
         if self.by == "best":
             return cosine.argmax(axis=1)  # type: ignore[no-any-return]
-        if self.by != "validation":
-            fixed = [self.layer(cosine.shape[1], file) for file in files.values()]
-            return np.broadcast_to(np.reshape(fixed, (-1, 1, 1)), cosine[:, 0].shape)
-        own = np.array(
-            [
-                [_accuracies_beside(file).cell("validation", language, language) for language in languages]
-                for file in files.values()
-            ]
-        )  # (concepts, languages, layers)
-        return (own[:, :, None] + own[:, None]).argmax(axis=-1)  # type: ignore[no-any-return]
+        if self.by == "validation":
+            accuracies = [_accuracies_beside(file) for file in files.values()]
+            own = np.array([[file.cell("validation", one, one) for one in languages] for file in accuracies])
+            return (own[:, :, None] + own[:, None]).argmax(axis=-1)  # type: ignore[no-any-return]
+        fixed = [self.layer(cosine.shape[1], file) for file in files.values()]
+        return np.broadcast_to(np.reshape(fixed, (-1, 1, 1)), cosine[:, 0].shape)
 
 
 PAPER = Selection()
 
 
-def selections(args: argparse.Namespace) -> list[Selection]:
-    """The paper's, and what `--layer-select` names beside it."""
-    return list(dict.fromkeys([PAPER, Selection(args.layer_select)]))
+def selections(by: str | int | float) -> list[Selection]:
+    """The paper's selection and, where it differs, the one `by` names (see `Selection.by`)."""
+    return list(dict.fromkeys([PAPER, Selection(by)]))
 
 
 def accuracy_at(
     file: AccuracyFile, sources: Sequence[str], targets: Sequence[str], selection: Selection = PAPER
 ) -> np.ndarray:
-    """Accuracy of each source on each target at its selected layer: in the paper, the best one on the test set.
+    """Accuracy of each source on each target at its selected layer.
 
     Returns:
         float64 (sources, targets).
@@ -128,29 +121,6 @@ def accuracy_at(
         for source in sources
     ]
     return np.array(rows)
-
-
-def same_language_table(
-    files: Mapping[str, Mapping[str, AccuracyFile]], languages: Sequence[str], selection: Selection = PAPER
-) -> pd.DataFrame:
-    """Table 6 in long form, of which Figure 2 shows the means over concepts.
-
-    Args:
-        files: by model and concept.
-        languages: the table's columns.
-
-    Returns:
-        Columns concept, model, language, accuracy (0..1, at the selected layer), best_layer (that layer; of equals,
-        the lowest).
-    """
-    rows = [
-        (concept, model, language, float(file.accuracy[language][language][layer]), layer + 1)
-        for model, by_concept in files.items()
-        for concept, file in by_concept.items()
-        for language in languages
-        for layer in [selection.accuracy_layer(file, language, language)]
-    ]
-    return pd.DataFrame(rows, columns=["concept", "model", "language", "accuracy", "best_layer"])
 
 
 def side_by_side(tables: Mapping[Selection, pd.DataFrame]) -> pd.DataFrame:
@@ -171,8 +141,8 @@ def side_by_side(tables: Mapping[Selection, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _accuracies_beside(file: VectorFile) -> AccuracyFile:
-    """The accuracies that were made with a file's vectors."""
+    """The accuracies of a file's vectors."""
     beside = AccuracyFile(file.path.parents[2], file.path.parent.parent.name, file.concept, file.kind)
     if not (beside.path.exists() or beside.released_path.exists()):
-        raise UserError(f"--layer-select validation needs {beside.path}, which is not there: run recognize_concept.py")
+        raise UserError(f"--layer-select validation needs {beside.path}, which is missing: run recognize_concept.py")
     return beside

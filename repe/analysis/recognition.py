@@ -40,7 +40,8 @@ def recognize(
 
 def pair_states(model: Model | CachedStates, pairs: Pairs) -> torch.Tensor:
     """States of pairs, (layers, pairs, 2, hidden), the positive text of each pair first."""
-    return model.states(texts_of(as_pairs(pairs))).unflatten(1, (-1, 2))
+    states: torch.Tensor = model.states(texts_of(as_pairs(pairs))).unflatten(1, (-1, 2))
+    return states
 
 
 def correct_pairs(vectors: Mapping[str, ConceptVectors], states: torch.Tensor) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Cross-lingual transfer: what other languages' vectors gain or lose on a language (Section 3.4, Figures 5, 8)."""
+"""Cross-lingual transfer: how accuracy changes with vectors of other languages (Section 3.4, Figures 5 and 8)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from repe.analysis.bootstrap import ALL, accuracy_draws, bounds
+from repe.analysis.consistency import high_resource
 from repe.analysis.layer_selection import PAPER, Selection, accuracy_at
 from repe.paper import Family
 from repe.results.accuracy_file import AccuracyFile
@@ -21,44 +22,38 @@ def transfer_table(
     Args:
         files: the model's accuracy files by concept.
         languages: sources and targets, in the figure's order.
-        selection: of the layers.
+        selection: how layers are chosen.
 
     Returns:
-        Columns model, source, target, accuracy (of the source's vectors on the target, mean over concepts of the
-        selected layer), delta (that less the accuracy of the target's own vectors; from 0 on the source transfers).
+        Columns model, source, target, accuracy (of the source's vectors on the target's pairs, mean over concepts of
+        the selected layer), delta (accuracy minus that of the target's own vectors; the source transfers if >= 0).
     """
     accuracy = np.mean([accuracy_at(file, languages, languages, selection) for file in files.values()], axis=0)
-    delta = accuracy - accuracy.diagonal()
-    rows = [
-        (model, source, target, accuracy[i, j], delta[i, j])
-        for i, source in enumerate(languages)
-        for j, target in enumerate(languages)
-    ]
-    return pd.DataFrame(rows, columns=["model", "source", "target", "accuracy", "delta"])
+    pairs = pd.MultiIndex.from_product([[model], languages, languages], names=["model", "source", "target"])
+    return pairs.to_frame(index=False).assign(accuracy=accuracy.ravel(), delta=_minus_own(accuracy).ravel())
 
 
 def delta_draws(
     files: Mapping[str, AccuracyFile], languages: Sequence[str], selection: Selection, draws: int, seed: int
 ) -> np.ndarray:
-    """The deltas of a model under draws of each concept's items, with all their translations.
+    """The deltas of a model in bootstrap samples of each concept's items, each item with all its translations.
 
     Returns:
         float64 (concepts, draws, sources, targets).
 
     Raises:
-        UserError: a file does not say which pairs were right.
+        UserError: a file does not record which pairs were right.
     """
     cells = [(source, target) for source in languages for target in languages]
-    shape = (len(files), draws, len(languages), len(languages))
-    drawn = np.stack([accuracy_draws(file, cells, selection, draws, seed) for file in files.values()]).reshape(shape)
-    return drawn - np.diagonal(drawn, axis1=-2, axis2=-1)[..., None, :]  # type: ignore[no-any-return]
+    drawn = np.stack([accuracy_draws(file, cells, selection, draws, seed) for file in files.values()])
+    return _minus_own(drawn.reshape(*drawn.shape[:2], len(languages), len(languages)))
 
 
 def with_intervals(transfer: pd.DataFrame, drawn: np.ndarray) -> pd.DataFrame:
     """A model's transfer with the bounds of a 95 % interval of each delta, delta_low and delta_high.
 
     Args:
-        drawn: of `delta_draws`, of the same languages.
+        drawn: from `delta_draws`, for the same languages.
     """
     low, high = bounds(drawn.mean(axis=0))
     return transfer.assign(delta_low=low.ravel(), delta_high=high.ravel())
@@ -72,27 +67,31 @@ def one_way_table(
     drawn: np.ndarray,
     selection: Selection = PAPER,
 ) -> pd.DataFrame:
-    """Is transfer one-way, from high- to low-resource languages? As one number, with a 95 % bootstrap interval.
+    """How one-way transfer is, from high- to low-resource languages, with 95 % bootstrap intervals.
 
     Args:
-        family: says which languages are high-resource, as for Table 1.
-        drawn: of `delta_draws`, of the same files, languages and selection.
+        family: defines the high-resource languages, as for Table 1.
+        drawn: from `delta_draws`, for the same files, languages and selection.
 
     Returns:
         Columns model, concept (`all` for the mean over concepts), high_to_low (mean delta of high-resource vectors on
-        low-resource languages), low_to_high (the reverse), one_way (the first less the second), and the bounds of each,
-        `<name>_low` and `<name>_high`; NaN where there is no language of one of the two kinds.
+        low-resource languages), low_to_high (the reverse), one_way (the first minus the second), and the bounds of
+        each, `<name>_low` and `<name>_high`; NaN if all languages are high-resource, or all low-resource.
     """
-    high = np.array([family.is_high_resource(language, list(languages)) for language in languages], dtype=bool)
-    accuracy = np.stack([accuracy_at(file, languages, languages, selection) for file in files.values()])
-    delta = accuracy - np.diagonal(accuracy, axis1=-2, axis2=-1)[:, None, :]
-    found = _with_mean(_one_way(delta, high))  # (concepts + 1, 3)
+    high = high_resource(family, languages)
+    delta = np.stack([_minus_own(accuracy_at(file, languages, languages, selection)) for file in files.values()])
+    values = _with_mean(_one_way(delta, high))  # (concepts + 1, 3)
     low_bound, high_bound = bounds(np.moveaxis(_with_mean(_one_way(drawn, high)), 1, 0))
     table = pd.DataFrame({"model": model, "concept": [*files, ALL]})
     for place, name in enumerate(ONE_WAY):
-        table[name] = found[:, place]
+        table[name] = values[:, place]
         table[f"{name}_low"], table[f"{name}_high"] = low_bound[:, place], high_bound[:, place]
     return table
+
+
+def _minus_own(accuracy: np.ndarray) -> np.ndarray:
+    """Accuracies (..., sources, targets) minus those of each target's own vectors."""
+    return accuracy - np.diagonal(accuracy, axis1=-2, axis2=-1)[..., None, :]  # type: ignore[no-any-return]
 
 
 def _one_way(delta: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -105,5 +104,5 @@ def _one_way(delta: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def _with_mean(values: np.ndarray) -> np.ndarray:
-    """Values (concepts, ...) with their mean over concepts behind them."""
+    """Values (concepts, ...) followed by their mean over concepts."""
     return np.concatenate([values, values.mean(axis=0, keepdims=True)])

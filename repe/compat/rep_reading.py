@@ -1,7 +1,8 @@
 """RepE's readers (Zou et al., arXiv 2310.01405): directions of a concept by RepE's own rules, for its 'rep-reading'.
 
-They differ from `repe.vectors.readers` in what a layer is, an index into Transformers' `hidden_states` as the caller
-wrote it (0 the embeddings, -1 the last), and in how they take their texts: in consecutive pairs, with labels of lists.
+The principal component, the class means and the signs are those of `repe.vectors`. What differs is RepE's interface: a
+layer is an index into Transformers' `hidden_states` as the caller gave it (0 the embeddings, -1 the last), and texts
+come in consecutive pairs or groups, with lists of labels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,34 +13,35 @@ import torch
 
 from repe.constants import METHODS
 from repe.vectors.principal_component import principal_component
+from repe.vectors.readers import ClusterMeanRepReader, signs
 
-# What `direction_finder_kwargs` may hold for each method.
+# Keys of `direction_finder_kwargs` for each method.
 OPTIONS = {"pca": ("n_components",), "cluster_mean": (), "random": ("needs_hiddens",)}
 
 
 class RepEReader:
-    """A concept's directions and signs, by layer.
+    """The directions and signs of a concept, by layer.
 
     Args:
         direction_method: `pca`, `cluster_mean` or `random`.
-        n_components: of `pca`: how many principal components.
-        needs_hiddens: of `random`: whether states of the training texts choose the signs; without, all are +1.
+        n_components: number of principal components of `pca`.
+        needs_hiddens: whether the signs of `random` are fitted on the training texts; if not, all are +1.
 
     Attributes:
         directions: float32 (components, hidden) for each layer.
-        direction_signs: float32 (components,) for each layer, -1 or +1; None where there were no labels.
-        H_train_means: of `pca`, the mean training row, float32 (1, hidden) for each layer; states are projected after
-            subtracting it. Empty for the other methods.
+        direction_signs: float32 (components,) for each layer, -1 or +1; None without labels.
+        H_train_means: for `pca` the mean training row, float32 (1, hidden) for each layer, which is subtracted before a
+            projection. Empty for the other methods.
 
     Raises:
-        ValueError: a method, or a number of components, that there is not.
+        ValueError: the method or the number of components is not valid.
     """
 
     def __init__(self, direction_method: str = "pca", n_components: int = 1, needs_hiddens: bool = True) -> None:
         if direction_method not in METHODS:
             raise ValueError(f"direction_method {direction_method!r} is not among {METHODS}")
         if not isinstance(n_components, (int, np.integer)) or n_components < 1:
-            raise ValueError(f"n_components {n_components!r} is no number of components: take 1 or more")
+            raise ValueError(f"n_components {n_components!r} must be a positive integer")
         self.direction_method = direction_method
         self.n_components = int(n_components)
         self.needs_hiddens = needs_hiddens
@@ -50,24 +52,25 @@ class RepEReader:
     def fit(
         self, states: Mapping[int, np.ndarray], n_difference: int = 1, train_labels: Sequence[Any] | None = None
     ) -> "RepEReader":
-        """Find directions, and signs where there are labels.
+        """Find the directions, and the signs if there are labels.
 
         Args:
-            states: for each layer float32 (texts, hidden), the texts of a pair one after the other.
-            n_difference: how often first minus second is taken of consecutive rows, before directions are sought.
-            train_labels: for each pair, or longer group of texts, a list of 0 and 1, the first 1 for the positive text;
-                or for each pair the index 0 or 1 of the positive text. `cluster_mean` forms its two classes by it.
+            states: for each layer float32 (texts, hidden), the texts of a pair next to each other.
+            n_difference: how often consecutive rows are replaced by first minus second before directions are computed.
+            train_labels: for each pair (or longer group of texts) a list of 0 and 1, in which the first 1 marks the
+                positive text; or for each pair the index 0 or 1 of the positive text. `cluster_mean` forms its two
+                classes from them.
 
         Raises:
-            ValueError: texts, labels and settings do not fit each other, or the states leave no direction.
+            ValueError: texts, labels and settings do not match, or the states leave no direction.
         """
         texts = len(next(iter(states.values())))
         if not isinstance(n_difference, (int, np.integer)) or n_difference < 0:
-            raise ValueError(f"n_difference {n_difference!r} is no number of differences: take 0 or more, mostly 1")
+            raise ValueError(f"n_difference {n_difference!r} must be a non-negative integer (usually 1)")
         if texts % 2**n_difference:
-            raise ValueError(f"n_difference {n_difference} takes texts by {2**n_difference}, not {texts} of them")
+            raise ValueError(f"n_difference {n_difference} needs a multiple of {2**n_difference} texts, not {texts}")
         if self.direction_method == "cluster_mean" and (n_difference != 1 or train_labels is None):
-            raise ValueError("cluster_mean takes n_difference=1 and train_labels, which it forms its classes by")
+            raise ValueError("cluster_mean needs n_difference=1 and train_labels")
         groups = None if train_labels is None else _Groups(train_labels, texts if self.needs_hiddens else None)
         for layer, single in states.items():
             rows = single
@@ -81,11 +84,11 @@ class RepEReader:
     def _direction(self, layer: int, rows: np.ndarray, groups: "_Groups | None") -> np.ndarray:
         """The directions (components, hidden) of one layer's training rows."""
         if self.direction_method == "random":
-            # NumPy's global generator, so that a script that seeds it draws what it drew with RepE.
+            # NumPy's global generator, so that a script that seeds it draws the same directions as with RepE.
             return np.random.randn(1, rows.shape[-1])
-        if self.direction_method == "cluster_mean":
-            assert groups is not None
-            return _class_difference(rows, groups)
+        if groups is not None and self.direction_method == "cluster_mean":
+            classes = torch.from_numpy(groups.classes(len(rows)))
+            return ClusterMeanRepReader().direction(torch.from_numpy(rows), classes).numpy()
         if (rows == rows[0]).all():
             raise ValueError(f"the states of layer {layer} do not vary over {len(rows)} training rows: no direction")
         self.H_train_means[layer] = rows.mean(axis=0, keepdims=True)
@@ -97,33 +100,37 @@ class RepEReader:
             return np.ones(len(self.directions[layer]), dtype=np.float32)
         projections = self._projected(layer, states)
         positive = projections[groups.positive]
-        larger = (positive == np.maximum.reduceat(projections, groups.starts)).sum(axis=0)
-        smaller = (positive == np.minimum.reduceat(projections, groups.starts)).sum(axis=0)
-        return np.where(smaller > larger, -1, 1).astype(np.float32)
+        extremes = [extreme.reduceat(projections, groups.starts) for extreme in (np.maximum, np.minimum)]
+        # A group counts as two pairs, with its largest and with its smallest projection: a text in the middle of a
+        # longer group then counts once for either sign.
+        pairs = np.stack([np.concatenate([positive, positive]), np.concatenate(extremes)], axis=1)
+        labels = torch.tensor([[True, False]]).expand(len(pairs), 2)
+        # The projections are along the axes of their own space.
+        return signs(torch.from_numpy(pairs), labels, torch.eye(pairs.shape[-1])).numpy().astype(np.float32)
 
     def _projected(self, layer: int, states: np.ndarray) -> np.ndarray:
         """Projections of states (rows, hidden) onto each of a layer's unit directions, (rows, components)."""
         directions = self.directions[layer]
         units = directions / np.linalg.norm(directions, axis=-1, keepdims=True)
         centred = states - self.H_train_means.get(layer, np.float32(0))
-        # Not a matrix product: equal rows must give equal numbers, or a tie would not be one.
+        # Not a matrix product, in which equal rows can give different numbers, so that ties would not be ties.
         return np.stack([(centred * unit).sum(axis=-1) for unit in units], axis=-1)
 
     def transform(
         self, hidden_states: Mapping[int, Any], hidden_layers: Sequence[int], component_index: int = 0
     ) -> dict[int, np.ndarray]:
-        """Project states onto one component; signs are left to the caller, as in RepE.
+        """Project states onto one component. As in RepE, the signs are not applied.
 
         Args:
             hidden_states: for each layer (rows, hidden).
-            hidden_layers: which layers.
-            component_index: which component.
+            hidden_layers: the layers to project.
+            component_index: the component to project on.
 
         Returns:
             float32 (rows,) for each layer.
 
         Raises:
-            ValueError: the reader has no such layer or component.
+            ValueError: the reader does not have the layer or component.
         """
         found = {}
         for layer in hidden_layers:
@@ -141,7 +148,7 @@ def make_reader(direction_method: str, options: Mapping[str, Any]) -> RepEReader
     """A reader with RepE's `direction_finder_kwargs`.
 
     Raises:
-        ValueError: a method or an option that there is not.
+        ValueError: the method or an option is not valid.
     """
     if unknown := [name for name in options if name not in OPTIONS.get(direction_method, tuple(options))]:
         allowed = OPTIONS[direction_method] or "nothing"
@@ -150,7 +157,7 @@ def make_reader(direction_method: str, options: Mapping[str, Any]) -> RepEReader
 
 
 class _Groups:
-    """Which texts belong together, and which of them is the positive one.
+    """Texts that belong together, and the positive one among them.
 
     Attributes:
         starts: index of each group's first text.
@@ -168,20 +175,19 @@ class _Groups:
             within.append(values.index(1))
             sizes.append(len(values))
         if texts is not None and sum(sizes) != texts:
-            raise ValueError(f"train_labels are for {sum(sizes)} texts, there are {texts}")
+            raise ValueError(f"train_labels are for {sum(sizes)} texts, but there are {texts}")
         self.starts = np.cumsum([0, *sizes[:-1]])
         self.within = np.array(within)
         self.positive = self.starts + self.within
 
-
-def _class_difference(rows: np.ndarray, groups: _Groups) -> np.ndarray:
-    """The mean row of pairs whose second text is positive minus that of the others, (1, hidden)."""
-    if len(groups.within) != len(rows):
-        raise ValueError(f"cluster_mean takes a label for each of the {len(rows)} pairs, not {len(groups.within)}")
-    second = groups.within == 1
-    if second.all() or not second.any():
-        raise ValueError("cluster_mean needs pairs with either label: the positive text is always at the same place")
-    return np.asarray(rows[second].mean(axis=0) - rows[~second].mean(axis=0))[None]
+    def classes(self, pairs: int) -> np.ndarray:
+        """Whether the second text of each pair is the positive one, bool (pairs,)."""
+        if len(self.within) != pairs:
+            raise ValueError(f"cluster_mean needs a label for each of the {pairs} pairs, not {len(self.within)}")
+        second: np.ndarray = self.within == 1
+        if second.all() or not second.any():
+            raise ValueError("cluster_mean needs pairs of both orders: the positive text is always at the same place")
+        return second
 
 
 def _components(centred: np.ndarray, count: int) -> np.ndarray:
@@ -190,8 +196,8 @@ def _components(centred: np.ndarray, count: int) -> np.ndarray:
         raise ValueError(f"n_components {count} is more than {min(centred.shape)}, of {centred.shape} rows and columns")
     rows = torch.from_numpy(centred)
     if count == 1:
-        return np.asarray(principal_component(rows)[None])
-    components = torch.linalg.svd(rows.double(), full_matrices=False).Vh[:count]
-    # As scikit-learn does: the entry of largest size is positive.
+        return principal_component(rows)[None].numpy()
+    components: torch.Tensor = torch.linalg.svd(rows.double(), full_matrices=False).Vh[:count]
+    # As in scikit-learn, the entry of largest size is positive.
     largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
     return np.asarray((components * largest.sign()).float())

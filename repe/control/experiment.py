@@ -1,168 +1,156 @@
-"""Control: steering a model's replies in many languages with a concept vector of one (Section 5).
+"""Control: steer replies in many languages with the concept vector of one language (Section 5).
 
-The paper's settings are not published; those here are the project's own. What is added in a layer is the unit vector
-that points to the concept's positive side, times a strength, times the mean norm of the layer's states on the source
-language's training texts (or times 1), so that strengths compare across layers and models.
+In each chosen layer, the unit vector that points to the concept's positive side is multiplied by the strength and, with
+the strength unit `hidden`, by the mean norm of the layer's states on the source language's training texts. Strengths
+are then comparable across layers and models.
 """
 
-import argparse
 import dataclasses
+import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from repe.control.generation import Decoding, PromptBatch, generate, next_token_log_probs, reply_losses
-from repe.control.prompts import Prompt, read_prompts
+from repe.control.generation import PromptBatch, decode, generate, next_token_log_probs, prompt_batches, reply_losses
+from repe.control.prompts import Prompt
 from repe.control.replies import repetition
 from repe.control.reply_file import Key, ReplyFile, Row
-from repe.control.steering import parse_layers, steered, unit_directions
-from repe.errors import UserError
-from repe.files import plain_name
-from repe.models.loading import Model
-from repe.results.result_file import SETTINGS
-from repe.results.vector_file import VectorFile, Vectors
-from repe.runs import chosen as selection
-from repe.runs import planning as stages
-from repe.runs.chosen import ChosenModel
+from repe.control.settings import Condition, ControlSettings
+from repe.control.steering import steered, step_lengths
+from repe.models.model import Model
+from repe.vectors.concept_vectors import ConceptVectors
 
-# Calibration looks for strengths up to 2 ** DOUBLINGS times the given one, and then halves the bracket so many times.
+# Seconds between two updates of the reply file.
+WRITE_EVERY = 20.0
+
+# Calibration doubles a strength at most this many times, and then bisects this many times.
 DOUBLINGS = 6
 HALVINGS = 12
 
 
 @dataclass(frozen=True)
-class Condition:
-    """What the replies of a run are steered with."""
+class ControlExperiment:
+    """Steering of one concept with the vector of one source language.
 
-    baseline: str
-    """`none`, `concept` (the source language's vector), `random` or `target_vector` (the target language's own)."""
-    strength: float
-    draw: int | None = None
-    """Which of the random directions, from 1 on; None for what is not random."""
-
-
-def conditions(baselines: Sequence[str], strengths: Sequence[float], draws: int) -> list[Condition]:
-    """All conditions of a run: baselines as given, then draws, then strengths, rising."""
-    found = []
-    for baseline in baselines:
-        for draw in range(1, draws + 1) if baseline == "random" else (None,):
-            used = {0.0} if baseline == "none" else {*strengths}
-            found += [Condition(baseline, strength, draw) for strength in sorted(used)]
-    return found
-
-
-@dataclass(frozen=True)
-class Control:
-    """The control of one concept with the vectors of one source language."""
+    Raises:
+        UserError: the strength unit needs mean norms that the vectors do not have.
+    """
 
     concept: str
     source: str
-    vectors: Mapping[str, Vectors]
-    """By language: the source's, and those of the targets where they are compared with."""
+    vectors: Mapping[str, ConceptVectors]
+    """By language: those of the source, of `settings.calibrated_on`, and for `target_vector` of all targets."""
     prompts: Sequence[Prompt]
-    conditions: Sequence[Condition]
-    layers: Sequence[int]
-    operator: str
-    scope: str
-    in_hidden_norms: bool
-    """Whether strengths count in mean norms of the layer's states; shares of a component (`projection`) never do."""
-    decoding: Decoding
+    settings: ControlSettings
     file: ReplyFile
 
-    def pending(self) -> list[Key]:
-        """Replies that are not on disk."""
-        keys = [_key(condition, prompt) for condition in self.conditions for prompt in self.prompts]
-        return [key for key in keys if key not in self.file.rows]
+    def __post_init__(self) -> None:
+        self._lengths  # noqa: B018  computed here so that missing norms are found before the model is loaded
 
     @cached_property
-    def norms(self) -> torch.Tensor:
-        """What a strength of 1 is worth in each chosen layer, float32 (layers,).
+    def _lengths(self) -> torch.Tensor:
+        """The length of the activation for a strength of 1, float32 (chosen layers,)."""
+        vectors = self.vectors[self.source]
+        return self._chosen(step_lengths(vectors, self.settings.strength_unit, self.settings.operator))
 
-        Raises:
-            UserError: the file does not say.
-        """
-        if not self.in_hidden_norms or self.operator == "projection":
-            return torch.ones(len(self.layers))
-        kept = self.vectors[self.source].details.get("mean_norm")
-        if kept is None:
-            raise UserError(
-                f"the vectors of {self.source} come without mean norms: collect them again, or give --strength-unit raw"
-            )
-        return self._chosen(kept)
-
-    def directions(self, condition: Condition, languages: Sequence[str]) -> torch.Tensor:
-        """The condition's unit vectors, float32 (languages, layers, hidden)."""
-        if condition.baseline == "random":
-            layers, _, hidden = self.vectors[self.source].directions.shape
-            seed = [self.decoding.seed, condition.draw or 0, zlib.crc32(self.concept.encode())]
-            drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal((layers, hidden), dtype=np.float32))
-            return self._chosen(drawn / drawn.norm(dim=-1, keepdim=True)).expand(len(languages), -1, -1)
-        own = condition.baseline == "target_vector"
-        return torch.stack([self._units[language if own else self.source] for language in languages])
+    def _chosen(self, by_layer: torch.Tensor) -> torch.Tensor:
+        """The rows of the chosen layers, of a tensor (model's layers, ...)."""
+        return by_layer[[layer - 1 for layer in self.settings.layers]]
 
     @cached_property
     def _units(self) -> dict[str, torch.Tensor]:
-        """By language, float32 (layers, hidden) of the chosen layers."""
-        return {
-            language: self._chosen(unit_directions(one.directions, one.signs)) for language, one in self.vectors.items()
-        }
-
-    def _chosen(self, by_layer: torch.Tensor) -> torch.Tensor:
-        return by_layer[[layer - 1 for layer in self.layers]]
+        """Unit vectors by language, float32 (chosen layers, hidden)."""
+        return {language: self._chosen(torch.from_numpy(one.unit_vectors)) for language, one in self.vectors.items()}
 
     def activations(
         self, condition: Condition, languages: Sequence[str], strengths: Sequence[float]
     ) -> dict[int, torch.Tensor]:
-        """What is added to a batch.
+        """The activations to steer a batch with.
 
         Args:
-            condition: its baseline and draw decide the directions; its strength does not count here.
-            languages: of each row.
-            strengths: of each row.
+            condition: gives the directions; its own strength is not used.
+            languages: the language of each row.
+            strengths: the strength of each row.
 
         Returns:
             By layer number, float32 (rows, hidden) on the CPU.
         """
-        names = list(dict.fromkeys(languages))
-        rows = torch.tensor([names.index(language) for language in languages])
-        scale = torch.tensor([*strengths], dtype=torch.float32)[:, None] * self.norms
-        steps = self.directions(condition, names)[rows] * scale[..., None]
-        return {layer: steps[:, place] for place, layer in enumerate(self.layers)}
+        if condition.baseline == "random":
+            seed = [self.settings.decoding.seed, condition.draw or 0, zlib.crc32(self.concept.encode())]
+            layers, _, hidden = self.vectors[self.source].directions.shape
+            drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal((layers, hidden), dtype=np.float32))
+            directions = self._chosen(torch.nn.functional.normalize(drawn))
+        else:
+            own = condition.baseline == "target_vector"
+            directions = torch.stack([self._units[language if own else self.source] for language in languages])
+        lengths = torch.tensor([*strengths], dtype=torch.float32)[:, None] * self._lengths
+        return dict(zip(self.settings.layers, (directions * lengths[..., None]).unbind(dim=1), strict=True))
 
-    def replies(
-        self, model: Model, batches: Sequence[PromptBatch], goals: Mapping[float, float]
-    ) -> Iterator[list[Row]]:
-        """The replies that are not on disk, a batch of them at a time.
+    def pending(self) -> list[Key]:
+        """The replies that are not in the file."""
+        keys = [_key(condition, prompt) for condition in self.settings.conditions() for prompt in self.prompts]
+        return [key for key in keys if key not in self.file.rows]
 
-        Batches are the same whatever is on disk, so that a run that was stopped goes on to the same replies.
+    def run(self, model: Model, batch_size: int | None = None, overwrite: bool = False) -> None:
+        """Generate the replies that are missing and add them to the file.
+
+        Replies are written regularly and at the end, also after Ctrl-C.
 
         Args:
-            batches: of all the prompts.
-            goals: by strength, the divergence to calibrate to; empty for the strengths as they are.
+            model: with its vocabulary head.
+            batch_size: prompts in a batch; None sets it from the prompts' lengths.
+            overwrite: delete the replies in the file first.
+
+        Raises:
+            UserError: the vectors belong to another model, a prompt is too long, logits are not finite, or a batch does
+                not fit into memory.
         """
+        for language, vectors in self.vectors.items():
+            vectors.check_fit(language, model.layers, model.hidden_size)
+        batches = prompt_batches(model, self.prompts, self.settings.decoding.max_new_tokens, batch_size)
+        if overwrite:
+            self.file.clear()
+        rows: list[Row] = []
+        written = time.monotonic()
+        with tqdm(total=len(self.pending()), desc=f"{self.concept} {self.source}", unit="reply") as bar:
+            try:
+                for replies in self.replies(model, batches):
+                    rows += replies
+                    bar.update(len(replies))
+                    if time.monotonic() - written > WRITE_EVERY:
+                        self.file.add(rows)
+                        rows, written = [], time.monotonic()
+            finally:
+                if rows:
+                    self.file.add(rows)
+
+    def replies(self, model: Model, batches: Sequence[PromptBatch]) -> Iterator[list[Row]]:
+        """The replies that are not in the file, one batch at a time.
+
+        A batch with a missing reply is generated whole, so that a resumed run gives the same replies.
+        """
+        pending = {*self.pending()}
         unsteered: dict[int, list[Row]] = {}
-        for condition in self.conditions:
+        for condition in self.settings.conditions():
             missing = [
-                place
-                for place, batch in enumerate(batches)
-                if any(_key(condition, prompt) not in self.file.rows for prompt in batch.prompts)
+                number
+                for number, batch in enumerate(batches)
+                if any(_key(condition, prompt) in pending for prompt in batch.prompts)
             ]
-            if not missing:
-                continue
-            strengths = self.strengths(model, condition, batches, goals)
-            for place in missing:
-                if condition.strength == 0:
-                    # Nothing is added, whichever the direction: one run serves all baselines.
-                    if place not in unsteered:
-                        unsteered[place] = self._reply(model, condition, batches[place], strengths)
-                    yield [row | dataclasses.asdict(condition) for row in unsteered[place]]
-                else:
-                    yield self._reply(model, condition, batches[place], strengths)
+            strengths = self.strengths(model, condition, batches) if missing else {}
+            for number in missing:
+                if condition.strength:
+                    yield self._reply(model, condition, batches[number], strengths)
+                    continue
+                # With strength 0 all baselines have the same replies.
+                if number not in unsteered:
+                    unsteered[number] = self._reply(model, condition, batches[number], strengths)
+                yield [row | dataclasses.asdict(condition) for row in unsteered[number]]
 
     def _reply(
         self, model: Model, condition: Condition, batch: PromptBatch, strengths: Mapping[str, float]
@@ -170,10 +158,10 @@ class Control:
         applied = [strengths[language] for language in batch.languages]
         activations = self.activations(condition, batch.languages, applied) if any(applied) else {}
         width = max(map(len, batch.tokens))
-        # The same batch samples the same, whatever it is steered with.
+        # The seed depends on the prompts only, so that all conditions sample with the same random numbers.
         seed = zlib.crc32(" ".join(f"{prompt.lang}/{prompt.id}" for prompt in batch.prompts).encode())
-        with steered(model.lm, model.blocks, activations, self.operator, self.scope, width):
-            replies = generate(model, batch.tokens, self.decoding, seed)
+        with steered(model.lm, model.blocks, activations, self.settings.operator, self.settings.scope, width):
+            replies = generate(model, batch.tokens, self.settings.decoding, seed)
         losses = reply_losses(model, batch.tokens, replies)
         return [
             {
@@ -183,7 +171,7 @@ class Control:
                 "strength": condition.strength,
                 "baseline": condition.baseline,
                 "prompt": prompt.prompt,
-                "reply": model.tokenizer.decode(reply, skip_special_tokens=True).strip(),
+                "reply": decode(model, reply),
                 "draw": condition.draw,
                 "applied_strength": strength,
                 "tokens": len(reply),
@@ -193,46 +181,38 @@ class Control:
             for prompt, strength, reply, loss in zip(batch.prompts, applied, replies, losses, strict=True)
         ]
 
-    def strengths(
-        self, model: Model, condition: Condition, batches: Sequence[PromptBatch], goals: Mapping[float, float]
-    ) -> dict[str, float]:
-        """The strength by language: the condition's, or that at which the mean divergence is the goal.
+    def strengths(self, model: Model, condition: Condition, batches: Sequence[PromptBatch]) -> dict[str, float]:
+        """The strength to apply in each language: the condition's, calibrated if the settings say so."""
+        given = {prompt.lang: condition.strength for prompt in self.prompts}
+        if condition.strength == 0 or self.settings.calibrated_on is None:
+            return given
+        goal = self.goal(model, condition.strength, batches)
+        found, short = find_strengths(partial(self.divergence, model, condition, batches), given, goal)
+        if short:
+            tqdm.write(
+                f"note: {condition.baseline} at strength {condition.strength:g} does not reach the divergence of "
+                f"{self.settings.calibrated_on} in {' '.join(short)}"
+            )
+        return found
 
-        The divergence grows with the strength, up to a point; where it does not reach the goal within 2 ** DOUBLINGS
-        times the condition's strength, that is what is returned, and a line says so.
-        """
-        high = {prompt.lang: condition.strength for prompt in self.prompts}
-        if condition.strength == 0 or not goals:
-            return high
-        goal, low = goals[condition.strength], dict.fromkeys(high, 0.0)
-        for _ in range(DOUBLINGS):
-            found = self.divergence(model, condition, batches, high)
-            short = [language for language, value in found.items() if value < goal]
-            if not short:
-                break
-            low |= {language: high[language] for language in short}
-            high |= {language: 2 * high[language] for language in short}
-        else:
-            names = " ".join(short)
-            tqdm.write(f"note: {condition.baseline} at {condition.strength:g} never moves {names} as far as the source")
-        for _ in range(HALVINGS):
-            middle = {language: (low[language] + high[language]) / 2 for language in high}
-            for language, value in self.divergence(model, condition, batches, middle).items():
-                (low if value < goal else high)[language] = middle[language]
-        return high
+    def goal(self, model: Model, strength: float, batches: Sequence[PromptBatch]) -> float:
+        """The divergence to calibrate to, in nats: of the vector and the prompts of `settings.calibrated_on`."""
+        language = self.settings.calibrated_on or self.source
+        reference = dataclasses.replace(self, source=language)
+        return reference.divergence(model, Condition("concept", strength), batches, {language: strength})[language]
 
     def divergence(
         self, model: Model, condition: Condition, batches: Sequence[PromptBatch], strengths: Mapping[str, float]
     ) -> dict[str, float]:
-        """How far steering moves what comes after the prompts: mean KL divergence of the next token's distribution.
+        """Mean KL divergence between the steered and the unsteered distributions of the first token of the reply.
 
         Args:
-            strengths: by language; prompts in others are left out.
+            strengths: by language. Prompts in other languages are left out.
 
         Returns:
-            Nats by language.
+            By language, in nats.
         """
-        values: dict[str, list[float]] = {}
+        values: dict[str, list[float]] = {language: [] for language in strengths}
         for batch in batches:
             rows = [row for row, language in enumerate(batch.languages) if language in strengths]
             if not rows:
@@ -240,76 +220,45 @@ class Control:
             tokens = [batch.tokens[row] for row in rows]
             languages = [batch.languages[row] for row in rows]
             activations = self.activations(condition, languages, [strengths[language] for language in languages])
-            # Anew each time: those of all prompts, a vocabulary each, would not fit beside a large model.
+            # Computed again each time: kept for all prompts they would not fit into memory with a large model.
             plain = next_token_log_probs(model, tokens)
-            with steered(model.lm, model.blocks, activations, self.operator, self.scope):
+            with steered(model.lm, model.blocks, activations, self.settings.operator, self.settings.scope):
                 moved = next_token_log_probs(model, tokens)
             each = torch.nn.functional.kl_div(moved, plain, reduction="none", log_target=True).sum(dim=-1)
             for language, value in zip(languages, each.tolist(), strict=True):
-                values.setdefault(language, []).append(value)
+                values[language].append(value)
         return {language: float(np.mean(found)) for language, found in values.items()}
 
-    def goals(self, model: Model, batches: Sequence[PromptBatch]) -> dict[float, float]:
-        """By strength, how far the source's vector moves the source's own prompts, in nats: what to calibrate to."""
-        strengths = {one.strength for one in self.conditions if one.strength}
-        return {
-            strength: self.divergence(model, Condition("concept", strength), batches, {self.source: strength})[
-                self.source
-            ]
-            for strength in sorted(strengths)
-        }
+
+def find_strengths(
+    divergence: Callable[[Mapping[str, float]], Mapping[str, float]], given: Mapping[str, float], goal: float
+) -> tuple[dict[str, float], list[str]]:
+    """The strength in each language at which the divergence reaches a goal.
+
+    The divergence is assumed to grow with the strength. A strength is doubled until the divergence reaches the goal,
+    at most DOUBLINGS times, and then found by bisection.
+
+    Args:
+        divergence: takes strengths by language and returns divergences by language.
+        given: strengths by language to start from.
+        goal: the divergence to reach.
+
+    Returns:
+        Strengths by language, and the languages whose divergence does not reach the goal.
+    """
+    low, high, short = dict.fromkeys(given, 0.0), dict(given), [*given]
+    for _ in range(DOUBLINGS):
+        short = [language for language, value in divergence(high).items() if value < goal]
+        if not short:
+            break
+        low |= {language: high[language] for language in short}
+        high |= {language: 2 * high[language] for language in short}
+    for _ in range(HALVINGS):
+        middle = {language: (low[language] + high[language]) / 2 for language in high}
+        for language, value in divergence(middle).items():
+            (low if value < goal else high)[language] = middle[language]
+    return high, short
 
 
 def _key(condition: Condition, prompt: Prompt) -> Key:
     return condition.baseline, condition.strength, condition.draw, prompt.lang, prompt.id
-
-
-def planned(args: argparse.Namespace, chosen: ChosenModel) -> list[Control]:
-    """What the options ask for: a Control for each concept and source language, checked before a model is loaded.
-
-    Raises:
-        UserError: prompts, vectors or layers that are not there; vectors or replies made with other settings.
-    """
-    file_of_prompts = read_prompts(args.prompts)
-    prompts = file_of_prompts.of(args.target_lang or args.lang)
-    targets = list(dict.fromkeys(prompt.lang for prompt in prompts))
-    sources = [plain_name(source, "--source-lang") for source in dict.fromkeys(args.source_lang)]
-    if args.calibrate and sources[0] not in targets:
-        raise UserError(f"--calibrate compares with prompts in {sources[0]}: add it to --target-lang")
-    if args.calibrate and args.operator == "projection":
-        raise UserError("--calibrate finds strengths, which --operator projection does not have: give another operator")
-    steering = conditions(args.baseline, args.strength, args.random_draws)
-    own = targets if any(one.baseline == "target_vector" for one in steering) else []
-    meta = chosen.meta()
-    found = []
-    for concept, file in selection.result_files(args, chosen, args.concept or ["harmfulness"], VectorFile).items():
-        vectors = stages.sources(file, list(dict.fromkeys([*sources, *own])))
-        file.check_settings(meta, "give these, or collect the vectors again with collect_vector.py --overwrite")
-        layers = parse_layers(args.layers, len(next(iter(vectors.values())).directions))
-        for source in sources:
-            settings = {name: meta[name] for name in SETTINGS if name in meta} | {
-                "prompts": file_of_prompts.sha256,
-                "vectors": {language: vectors[language].digest for language in (source, *own)},
-                "layers": layers,
-                "operator": args.operator,
-                "scope": args.scope,
-                "strength_unit": args.strength_unit,
-                "calibrated_on": sources[0] if args.calibrate else None,
-                "max_new_tokens": args.max_new_tokens,
-                "temperature": args.temperature,
-                "top_p": args.top_p,
-                "num_beams": args.num_beams,
-                "seed": args.seed,
-            }
-            replies = ReplyFile(file.path.parent / "control" / source, settings, file_of_prompts.prompts)
-            if args.overwrite:
-                replies.clear()
-            replies.check_settings()
-            decoding = Decoding(args.max_new_tokens, args.temperature, args.top_p, args.num_beams, args.seed)
-            control = Control(
-                concept, source, vectors, prompts, steering, layers, args.operator, args.scope,
-                args.strength_unit == "hidden", decoding, replies,
-            )  # fmt: skip
-            control.norms  # noqa: B018  refused now, not when the model is loaded
-            found.append(control)
-    return found

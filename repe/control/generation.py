@@ -1,37 +1,40 @@
-"""Generating replies in batches, and what a model makes of a reply: its likelihood."""
+"""Generate replies in batches, and compute their likelihood (Section 5)."""
 
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from repe.control.prompts import Prompt
-from repe.errors import UserError
-from repe.models.loading import Model
-from repe.vectors.batching import batches, generation_budget
-from repe.vectors.hidden_states import encode
+from repe.errors import UserError, first_of
+from repe.models.model import Model
+from repe.vectors.hidden_states import batches, encode, token_budget
+
+PROMPTS_SHOWN = 5  # in an error
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How replies are decoded: greedily unless a temperature is given."""
+    """How replies are decoded."""
 
     max_new_tokens: int = 64
     temperature: float = 0.0
-    """0 is greedy."""
+    """0 for greedy decoding."""
     top_p: float = 1.0
     num_beams: int = 1
     seed: int = 1
-    """Of sampling, which also depends on the batch: the same batches give the same replies."""
+    """Random seed of sampling. Together with the batch it determines the replies."""
 
     def config(self, model: Model) -> transformers.GenerationConfig:
-        """As Transformers takes it."""
+        """The settings for Transformers."""
         sampling: dict[str, Any] = {"do_sample": self.temperature > 0}
         if self.temperature > 0:
             sampling |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
@@ -40,75 +43,100 @@ class Decoding:
             max_new_tokens=self.max_new_tokens,
             num_beams=self.num_beams,
             eos_token_id=ends or None,
-            # What stands behind a reply's end does not matter, but it has to be a token that there is.
+            # Any valid token: what follows the end of a reply is dropped.
             pad_token_id=ends[0] if ends else 0,
             **sampling,
         )
 
 
 def end_tokens(model: Model) -> list[int]:
-    """The tokens that end a reply: those that the checkpoint names, else the tokenizer's."""
+    """Ids of the tokens that end a reply: the checkpoint's, else the tokenizer's."""
     named = model.lm.generation_config.eos_token_id
-    if named is None:
-        named = model.tokenizer.eos_token_id
-    return [] if named is None else list(named) if isinstance(named, (list, tuple)) else [int(named)]
+    ends = model.tokenizer.eos_token_id if named is None else named
+    return [] if ends is None else np.atleast_1d(ends).tolist()
 
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """Prompts that are run together."""
+    """Prompts of one batch."""
 
     prompts: Sequence[Prompt]
     tokens: Sequence[Sequence[int]]
-    """Token ids of each in the model's template."""
+    """Token ids of each prompt in the model's template."""
 
     @property
     def languages(self) -> list[str]:
-        """Of each prompt."""
+        """The language of each prompt."""
         return [prompt.lang for prompt in self.prompts]
 
 
 def prompt_batches(
-    model: Model, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int | None
+    model: Model, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int | None = None
 ) -> list[PromptBatch]:
-    """Batches of prompts of like length, whatever their language.
+    """Group prompts of similar length, in any language, into batches.
 
     Args:
-        max_new_tokens: for which each prompt has to leave room.
-        batch_size: prompts a batch; None for as many as a budget of tokens allows.
+        max_new_tokens: number of tokens to leave for each reply.
+        batch_size: prompts in a batch; None sets it from their lengths.
 
     Raises:
-        UserError: prompts without a token, or too long to leave room for a reply; names their ids.
+        UserError: a prompt has no tokens, or exceeds the context length together with its reply.
     """
     tokens = encode(model, [prompt.prompt for prompt in prompts])
-    most = model.max_tokens
+    limit = model.max_tokens
     bad = [
-        f"{prompt.id} ({prompt.lang}, {len(ids)} tokens)"
+        f"{prompt.lang} {prompt.id} ({len(ids)} tokens)"
         for prompt, ids in zip(prompts, tokens, strict=True)
-        if not ids or (most and len(ids) + max_new_tokens > most)
+        if not ids or (limit and len(ids) + max_new_tokens > limit)
     ]
     if bad:
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise UserError(
-            f"prompts {', '.join(bad[:5])}{more}: none may be empty, nor have more tokens than {model.label} takes "
-            f"({most}) less the reply's {max_new_tokens}: shorten them, or give a smaller --max-new-tokens"
+            f"these prompts are empty or exceed the context length of {model.label} ({limit} tokens, including "
+            f"{max_new_tokens} new ones): {first_of(bad, PROMPTS_SHOWN, ', ')}; shorten them or give a smaller "
+            "--max-new-tokens"
         )
-    found = batches([len(ids) + max_new_tokens for ids in tokens], generation_budget(model), batch_size)
+    found = batches([len(ids) + max_new_tokens for ids in tokens], token_budget(model, decoding=True), batch_size)
     return [PromptBatch([prompts[row] for row in rows], [tokens[row] for row in rows]) for rows in found]
+
+
+def reply_texts(model: Model, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+    """Greedy replies to prompts, in their order.
+
+    Args:
+        model: with its vocabulary head.
+        prompts: texts without the model's template.
+        max_new_tokens: maximum length of a reply.
+
+    Raises:
+        UserError: the model has no vocabulary head, or as for `prompt_batches` and `generate`.
+    """
+    if model.lm is None:
+        raise UserError(f"{model.label} has no vocabulary head and cannot generate text: load a causal language model")
+    numbered = [Prompt(str(number), "prompt", text, False) for number, text in enumerate(prompts)]
+    replies: dict[str, str] = {}
+    for batch in prompt_batches(model, numbered, max_new_tokens):
+        found = generate(model, batch.tokens, Decoding(max_new_tokens))
+        replies |= {prompt.id: decode(model, reply) for prompt, reply in zip(batch.prompts, found, strict=True)}
+    return [replies[prompt.id] for prompt in numbered]
+
+
+def decode(model: Model, reply: Sequence[int]) -> str:
+    """The text of a reply, without special tokens and surrounding white space."""
+    return str(model.tokenizer.decode(reply, skip_special_tokens=True)).strip()
 
 
 @torch.inference_mode()
 def generate(model: Model, prompts: Sequence[Sequence[int]], decoding: Decoding, seed: int = 0) -> list[list[int]]:
-    """Replies to a batch of prompts.
+    """Generate replies to a batch of prompts.
 
     Args:
-        model: with its head.
+        model: with its vocabulary head.
         prompts: token ids.
-        decoding: how.
-        seed: of this batch, beside the decoding's own.
+        decoding: how to decode.
+        seed: random seed of this batch, combined with the decoding's seed.
 
     Returns:
-        Token ids of each reply, without what ends it.
+        Token ids of each reply, without the token that ends it.
 
     Raises:
         UserError: logits are not finite, or the batch does not fit into memory.
@@ -124,23 +152,25 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], decoding: Decoding,
                 logits_processor=transformers.LogitsProcessorList([_Finite(model)]),
             )
         except torch.OutOfMemoryError as error:
-            size = f"{len(prompts)} prompts of {ids.shape[1]} tokens"
-            raise UserError(f"{model.label}: {size} do not fit into memory: give a smaller --batch-size") from error
+            raise UserError(
+                f"{model.label}: {len(prompts)} prompts of {ids.shape[1]} tokens do not fit into memory: "
+                "give a smaller --batch-size"
+            ) from error
     replies = output[:, ids.shape[1] :].tolist()
     return [reply[: next((place for place, id in enumerate(reply) if id in ends), len(reply))] for reply in replies]
 
 
 class _Finite(transformers.LogitsProcessor):
-    """Refuses logits that are not numbers, which would be decoded to the first token of the vocabulary."""
+    """Raises an error for logits that are not finite, which would be decoded as the first token of the vocabulary."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        # Some models rule tokens out with minus infinity.
+        # Minus infinity is valid: some models exclude tokens with it.
         if bool((scores.isnan() | scores.isposinf()).any()):
             raise UserError(
-                f"{self.model.label}: logits are not finite in {self.model.dtype}: give a smaller --strength, or a "
+                f"{self.model.label}: logits are not finite in {self.model.dtype}: give a smaller --strength or a "
                 "wider --dtype"
             )
         return scores
@@ -148,7 +178,7 @@ class _Finite(transformers.LogitsProcessor):
 
 @contextmanager
 def _seeded(*seeds: int) -> Iterator[None]:
-    """Sampling from `seeds` on; what the process draws later does not depend on it."""
+    """Seed PyTorch's random numbers, and restore their state afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
         yield
@@ -158,13 +188,13 @@ def _seeded(*seeds: int) -> Iterator[None]:
 def reply_losses(
     model: Model, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]
 ) -> list[float | None]:
-    """How surprising each reply is to the model: mean negative log-likelihood, nats a token; None for an empty one."""
+    """Mean negative log-likelihood of each reply under the model, in nats per token; None for an empty reply."""
     whole = [[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
     ids, mask = _padded_left(whole, model)
     longest = max(map(len, replies))
     if longest == 0:
         return [None] * len(whole)
-    # The logits that predict the replies: those of the tokens before.
+    # The logits at a token predict the next one.
     logits = _logits(model, ids, mask, longest + 1)[:, :-1].float()
     targets = ids[:, -longest:].to(logits.device)
     losses = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
@@ -182,19 +212,17 @@ def next_token_log_probs(model: Model, prompts: Sequence[Sequence[int]]) -> torc
 
 def _logits(model: Model, ids: torch.Tensor, mask: torch.Tensor, count: int) -> torch.Tensor:
     """Logits of the last `count` tokens, (rows, count, vocabulary)."""
-    # Positions from the mask: `generate` does the same where a model takes them.
-    places = (mask.cumsum(dim=1) - 1).clamp_min(0)
+    # Positions are computed from the mask, as in `generate`. Not every model accepts these options.
+    options = {"position_ids": (mask.cumsum(dim=1) - 1).clamp_min(0), "logits_to_keep": count}
     accepted = inspect.signature(model.lm.forward).parameters
-    options: dict[str, Any] = {"position_ids": places} if "position_ids" in accepted else {}
-    if "logits_to_keep" in accepted:
-        options["logits_to_keep"] = count
+    options = {name: value for name, value in options.items() if name in accepted}
     output = model.lm(input_ids=ids, attention_mask=mask, use_cache=False, **options)
     return output.logits[:, -count:]  # type: ignore[no-any-return]
 
 
 def _padded_left(rows: Sequence[Sequence[int]], model: Model) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask (rows, tokens), padded on the left whatever the tokenizer's side, so that replies go on."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[0] * (width - len(row)) + [*row] for row in rows], device=model.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
-    return ids, mask
+    """Token ids and attention mask (rows, tokens), padded on the left so that replies follow the prompts."""
+    padded = partial(pad_sequence, batch_first=True, padding_side="left")
+    ids = padded([torch.tensor([*row]) for row in rows])
+    mask = padded([torch.ones(len(row), dtype=torch.long) for row in rows])
+    return ids.to(model.device), mask.to(model.device)

@@ -1,4 +1,4 @@
-"""Measures of replies, with intervals: refusal, compliance, language, likelihood, loops and silence."""
+"""Measure replies, with confidence intervals: refusal, language, perplexity, repetition and so on (Section 5)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,22 +18,21 @@ RESAMPLES = 2000
 
 
 def measure(rows: Sequence[Row], refusals: Sequence[bool] | None = None, seed: int = 1) -> pd.DataFrame:
-    """The measures of replies, by target language, strength, baseline and whether the prompts are harmful.
+    """Measure replies by target language, strength, baseline, and whether the prompts are harmful.
 
-    Several random draws count as one set: a prompt's value is then its mean over the draws, so that intervals are over
-    prompts alone.
+    With several random draws, a prompt's value is the mean over the draws, so that intervals are over prompts.
 
     Args:
-        rows: of `generations.jsonl`.
-        refusals: whether each is a refusal, where a classifier has judged; None for the phrases.
-        seed: of the bootstrap.
+        rows: the lines of `generations.jsonl`.
+        refusals: whether each reply is a refusal; None to decide by the phrase lists.
+        seed: random seed of the bootstrap.
 
     Returns:
-        The columns target, strength, baseline, harmful, prompts; then the measures: shares 0..1 of refusals, of willing
-        replies, of replies in the target language among those whose language can be told (NaN where none can), the
-        perplexity of replies under the unsteered model (the exponential of their mean loss), the share of repeated
-        runs of four tokens, and the share of empty replies; then `<measure>_low` and `_high`, a 95 % percentile
-        bootstrap interval over prompts; then unknown_language_rate, replies, and applied_strength.
+        The columns target, strength, baseline, harmful and prompts (their number). Then the measures:
+        refusal_rate, following_rate, target_language_rate (among replies whose language is known; NaN if none is),
+        perplexity under the unsteered model (of the mean loss), repetition (share of repeated 4-grams) and empty_rate.
+        Then `<measure>_low` and `_high`, a 95 % percentile bootstrap interval over prompts. Then
+        unknown_language_rate, replies (their number) and applied_strength. Rates are in 0..1.
     """
     frame = pd.DataFrame(
         {
@@ -70,54 +69,43 @@ def _measures(rows: Sequence[Row], refusals: Sequence[bool] | None) -> dict[str,
 def _summary(name: Any, group: pd.DataFrame, seed: int) -> dict[str, Any]:
     by_prompt = group.groupby("id", sort=False)[[*RATES, "unknown_language_rate"]].mean()
     means = by_prompt.mean()
-    low: dict[str, float] = {}
-    high: dict[str, float] = {}
-    whole = [rate for rate in RATES if by_prompt[rate].notna().all()]
-    for rates in [whole, *([rate] for rate in RATES if rate not in whole)]:
-        lows, highs = _intervals(by_prompt[rates].dropna().to_numpy(float).T, seed)
-        low |= dict(zip(rates, lows, strict=True))
-        high |= dict(zip(rates, highs, strict=True))
-    bounds = {f"{rate}_{end}": values[rate] for rate in RATES for end, values in (("low", low), ("high", high))}
-    shown = {rate: means[rate] for rate in RATES} | bounds
-    # Losses are averaged; the perplexity is that of the average.
+    shown = {rate: means[rate] for rate in RATES}
+    for rate in RATES:
+        shown[f"{rate}_low"], shown[f"{rate}_high"] = _interval(by_prompt[rate].dropna().to_numpy(float), seed)
+    # Until here the perplexity columns contain losses.
     shown |= {column: float(np.exp(value)) for column, value in shown.items() if column.startswith("perplexity")}
-    return (
-        dict(zip(GROUP, name, strict=True))
-        | {"prompts": len(by_prompt)}
-        | shown
-        | {
-            "unknown_language_rate": means["unknown_language_rate"],
-            "replies": len(group),
-            "applied_strength": group["applied_strength"].mean(),
-        }
-    )
+    after = {
+        "unknown_language_rate": means["unknown_language_rate"],
+        "replies": len(group),
+        "applied_strength": group["applied_strength"].mean(),
+    }
+    return dict(zip(GROUP, name, strict=True)) | {"prompts": len(by_prompt)} | shown | after
 
 
-def _intervals(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """95 % percentile bootstrap intervals of the means of `values` (rates, prompts); NaN of fewer than two values."""
-    if values.shape[1] < 2:
-        return (np.full(len(values), np.nan),) * 2
+def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean of `values` (prompts,); NaN for fewer than two prompts."""
+    if len(values) < 2:
+        return np.nan, np.nan
     found = bootstrap(
         (values,),
         np.mean,
-        axis=-1,
         n_resamples=RESAMPLES,
         confidence_level=CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return found.low, found.high
+    )
+    return found.confidence_interval.low, found.confidence_interval.high
 
 
 def largest_effects(measures: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The largest change of the refusal rate on harmful prompts that each source's vector brings about in each target.
+    """The largest change in the refusal rate on harmful prompts, for each source and target language.
 
     Args:
         measures: the tables of `measure` by source language.
 
     Returns:
-        The columns source, target, strength (at which the change is largest; the lowest such) and effect, a difference
-        of rates, -1..1, from the unsteered replies; no row where these or steered ones are missing.
+        The columns source, target, strength (where the change is largest; the lowest of equals) and effect (refusal
+        rate minus that of the unsteered replies, -1..1). Targets without unsteered or steered replies have no row.
     """
     found = []
     for source, table in measures.items():

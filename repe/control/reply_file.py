@@ -1,7 +1,8 @@
-"""`generations.jsonl`: what a model replied, a reply a line, and beside it what made the replies."""
+"""The replies of a control experiment: `generations.jsonl`, with the settings that made them in `settings.json`."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from repe.errors import UserError
 from repe.files import locked, write_whole
 
 Row = dict[str, Any]
-"""A line: id, lang, harmful, strength, baseline, prompt, reply; then draw (of the random directions), applied_strength,
-tokens, loss (mean nats a token under the unsteered model; null for an empty reply) and repetition."""
+"""A line: id, lang, harmful, strength, baseline, prompt, reply; then draw (number of the random direction),
+applied_strength, tokens, loss (mean nats per token under the unsteered model; null for an empty reply), repetition."""
 Key = tuple[str, float, int | None, str, str]
+"""Baseline, strength, draw, language and id of a reply."""
 
 
 def key_of(row: Mapping[str, Any]) -> Key:
-    """What a reply is the reply to, and under which condition."""
+    """The condition and the prompt of a reply."""
     return row["baseline"], row["strength"], row["draw"], row["lang"], row["id"]
 
 
@@ -27,8 +29,8 @@ class ReplyFile:
 
     Args:
         folder: `<res-dir>/<model>/<concept>/control/<source>`.
-        settings: what makes the replies of this run; kept in `settings.json`.
-        prompts: all of the prompt file, which give the order of lines.
+        settings: the settings of this run, with the digests of the `vectors` by language.
+        prompts: all prompts of the prompt file, which determine the order of the lines.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> None:
@@ -40,80 +42,81 @@ class ReplyFile:
 
     @cached_property
     def rows(self) -> dict[Key, Row]:
-        """The replies on disk, by baseline, draw, strength, and then as the prompts stand.
+        """The replies in the file, ordered by baseline, draw, strength and prompt.
 
         Raises:
             UserError: the file is damaged.
         """
         if not self.path.exists():
             return {}
-        try:
-            # Not splitlines, which also cuts at marks that may stand inside a reply, such as U+2028.
+        with _readable(self.path):
+            # splitlines would also split at characters that are valid in a reply, such as U+2028.
             lines = self.path.read_bytes().decode().removesuffix("\n").split("\n")
             rows = [json.loads(line) for line in lines]
             if not all(isinstance(row["reply"], str) and isinstance(row["harmful"], bool) for row in rows):
-                raise ValueError("a reply is no text")
-            return {key: row for _, key, row in sorted((self._place(key_of(row)), key_of(row), row) for row in rows)}
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-            raise UserError(f"{self.path} is damaged ({error!r}): redo the replies with --overwrite") from error
+                raise ValueError("a reply is not text")
+            return self._sorted({key_of(row): row for row in rows})
+
+    def _sorted(self, rows: Mapping[Key, Row]) -> dict[Key, Row]:
+        return {key: rows[key] for key in sorted(rows, key=self._place)}
 
     def _place(self, key: Key) -> tuple[float, ...]:
         baseline, strength, draw, lang, id = key
         return BASELINES.index(baseline), draw or 0, strength, self.places[lang, id]
 
     def check_settings(self) -> None:
-        """Refuse to mix replies.
+        """Check that the replies in the file were made with the settings of this run.
 
         Raises:
-            UserError: those on disk were made with other settings; names each with both values.
+            UserError: settings differ; the message names each with both values.
         """
         if not self.path.exists():
             return
         known, now = self._known_settings(), self.settings
-        # A language that takes part in one of the two runs alone may have any vectors.
+        # Vectors are compared only for languages that both runs use.
         both = known["vectors"].keys() & now["vectors"].keys()
         pairs = {name: (known.get(name), value) for name, value in now.items() if name != "vectors"}
         pairs |= {f"vectors of {name}": (known["vectors"][name], now["vectors"][name]) for name in sorted(both)}
-        if different := [f"{name} {old!r}, now {new!r}" for name, (old, new) in pairs.items() if old != new]:
+        if different := [f"{name} was {old!r}, is {new!r}" for name, (old, new) in pairs.items() if old != new]:
             raise UserError(
-                f"{self.path} was made with other settings ({'; '.join(different)}): give these, redo it with "
-                "--overwrite, or choose another --res-dir or --model-label"
+                f"{self.path} was made with other settings ({'; '.join(different)}): use the same settings, replace it "
+                "with --overwrite, or choose another --res-dir or --model-label"
             )
 
     def _known_settings(self) -> dict[str, Any]:
-        """What made the replies on disk."""
-        try:
+        """The settings of the replies in the file."""
+        with _readable(self.settings_path):
             known: dict[str, Any] = json.loads(self.settings_path.read_text(encoding="utf-8"))
             if not isinstance(known["vectors"], dict):
-                raise ValueError("no vectors by language")
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-            raise UserError(
-                f"{self.settings_path} is damaged ({error!r}): redo the replies with --overwrite"
-            ) from error
-        return known
+                raise ValueError("vectors are not a table by language")
+            return known
 
     def clear(self) -> None:
-        """Forget the replies on disk."""
+        """Delete the replies in the file."""
         self.path.unlink(missing_ok=True)
-        self.__dict__.pop("rows", None)
+        self.rows = {}
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Put replies into the file, under its lock: two runs at once lose nothing."""
+        """Add replies to the file while holding its lock, so that simultaneous runs lose nothing."""
         with locked(self.path):
             self.check_settings()
-            self.__dict__.pop("rows", None)
-            merged = self.rows | {key_of(row): row for row in rows}
-            lines = [_as_json(merged[key]) for key in sorted(merged, key=self._place)]
-            # The settings first: a file of replies is never without.
-            settings = _as_json(self._merged_settings(), indent=1)
-            write_whole(self.settings_path, lambda file: file.write(settings.encode()))
-            write_whole(self.path, lambda file: file.write("".join(lines).encode()))
-            self.__dict__.pop("rows", None)
+            known = self._known_settings()["vectors"] if self.path.exists() else {}
+            # The vectors of all languages that any run used.
+            settings = self.settings | {"vectors": dict(sorted((known | self.settings["vectors"]).items()))}
+            self.__dict__.pop("rows", None)  # another run may have added some
+            self.rows = self._sorted(self.rows | {key_of(row): row for row in rows})
+            lines = "".join(map(_as_json, self.rows.values()))
+            # The settings are written first, so that replies never exist without them.
+            write_whole(self.settings_path, lambda file: file.write(_as_json(settings, indent=1).encode()))
+            write_whole(self.path, lambda file: file.write(lines.encode()))
 
-    def _merged_settings(self) -> dict[str, Any]:
-        """The settings, with the vectors of all languages that took part in a run."""
-        known = self._known_settings()["vectors"] if self.path.exists() else {}
-        return self.settings | {"vectors": dict(sorted((known | self.settings["vectors"]).items()))}
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): generate the replies again with --overwrite") from error
 
 
 def _as_json(value: dict[str, Any], indent: int | None = None) -> str:

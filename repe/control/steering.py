@@ -1,20 +1,78 @@
-"""Steering: adding to a model's hidden states while it runs (Section 5; the paper's settings are not published).
+"""Steering: change a model's hidden states while it runs (Section 5; the paper's settings are not published).
 
-Layers are numbered as in the result files: a vector of layer l, 1..N-1, acts on the output of block l (counted from 1),
-which is `model.blocks[l - 1]`. Layer N was collected after the final norm, where no block gives its output.
+Layers are numbered as in the result files. The vector of layer l (1..N-1) is added to the output of block l, which is
+`model.blocks[l - 1]`. Layer N cannot be steered: its states were collected after the final norm, not from a block.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from repe.constants import OPERATORS, SCOPES
 from repe.errors import UserError
+from repe.models.model import Model
+from repe.vectors.concept_vectors import ConceptVectors
 from repe.vectors.hidden_states import states_of
+
+StateChange = Callable[[torch.Tensor], torch.Tensor | None]
+"""Takes a block's states (rows, tokens, hidden) and returns the new ones, or None to leave them unchanged."""
+PassStart = Callable[[int, int, torch.Tensor | None], None]
+"""Takes the result of `reading` when a forward pass starts."""
+
+
+def steer(
+    model: Model,
+    vectors: ConceptVectors,
+    layers: str | Sequence[int] = "0.3:0.6",
+    strength: float = 1.0,
+    *,
+    unit: str = "hidden",
+    operator: str = "linear_comb",
+    scope: str = "all",
+) -> AbstractContextManager[None]:
+    """Steer all forward passes of `model` with concept vectors while the context is open.
+
+    Args:
+        model: with or without its vocabulary head.
+        vectors: of this model.
+        layers: layer numbers, or text for `parse_layers`.
+        strength: a positive strength steers towards the concept's positive side.
+        unit: see `step_lengths`.
+        operator: see `steered`.
+        scope: see `steered`.
+
+    Raises:
+        UserError: the vectors belong to another model or have no mean norms, or a layer cannot be steered.
+    """
+    vectors.check_fit("this concept", model.layers, model.hidden_size)
+    chosen = parse_layers(layers, model.layers)
+    rows = [layer - 1 for layer in chosen]
+    lengths = strength * step_lengths(vectors, unit, operator)
+    steps = (lengths[:, None] * torch.from_numpy(vectors.unit_vectors))[rows]
+    return steered(model.trunk, model.blocks, dict(zip(chosen, steps, strict=True)), operator, scope)
+
+
+def step_lengths(vectors: ConceptVectors, unit: str, operator: str) -> torch.Tensor:
+    """The length of the activation for a strength of 1 in each layer, float32 (layers,).
+
+    Args:
+        vectors: those to steer with.
+        unit: `hidden` for the mean norm of the layer's states on the training texts, `raw` for 1.
+        operator: with `projection` the length is always 1, since its strength is a fraction.
+
+    Raises:
+        UserError: the vectors have no mean norms.
+    """
+    if unit == "raw" or operator == "projection":
+        return torch.ones(len(vectors.directions))
+    if vectors.mean_norm is None:
+        raise UserError("the vectors have no mean norms: collect them again, or use --strength-unit raw")
+    return torch.from_numpy(vectors.mean_norm)
 
 
 @contextmanager
@@ -26,160 +84,167 @@ def steered(
     scope: str = "all",
     prompt_tokens: int | None = None,
 ) -> Iterator[None]:
-    """Change the hidden states of some layers in every forward pass of `model`; no hook stays, whatever happens.
+    """Change the hidden states of some layers in every forward pass of `model`. The hooks are always removed.
 
-    Padding is never touched: it is told from `attention_mask`. Tokens under the KV cache, beams and rows of a batch are
-    each steered by their own row's activation.
+    Padding tokens are never changed. This works with a KV cache, beam search and a different activation in each row.
 
     Args:
-        model: what is called: the causal model, or its trunk.
+        model: the model that is called: a causal model or its trunk.
         blocks: its decoder blocks.
-        activations: by layer number, a in (hidden,) for all rows or (rows, hidden) for each row of a batch its own.
-        operator: `linear_comb` gives h + a, `piecewise_linear` h + a * sign(h . a), `projection` takes from h the share
-            |a| of its component along a (all of it where a is a unit vector).
-        scope: which tokens: `all`, the `prompt`'s, the `generated` ones (as they are read to predict the next), or the
-            prompt's `last`, which the reply's first token comes from.
-        prompt_tokens: length of the prompts with their padding; None for that of every pass without a cache, which
-            is not right where `generate` runs with `use_cache=False`.
+        activations: by layer number, an activation a of shape (hidden,), or (rows, hidden) with one for each row.
+        operator: `linear_comb` gives h + a, `piecewise_linear` gives h + a * sign(h . a), and `projection` subtracts
+            the fraction |a| of the component of h along a (all of it if a is a unit vector).
+        scope: the tokens to change: `all`, those of the `prompt`, the `generated` ones, or the prompt's `last` token.
+        prompt_tokens: length of the padded prompts. None uses the length of each pass without a cache, which is wrong
+            for `generate` with `use_cache=False`.
 
     Raises:
-        ValueError: an operator, scope or layer that there is not.
+        ValueError: the operator, the scope or a layer number is not valid.
     """
     if operator not in OPERATORS or scope not in SCOPES:
-        raise ValueError(f"operator {operator!r} and scope {scope!r} are not among {OPERATORS} and {SCOPES}")
+        raise ValueError(f"operator {operator!r} must be one of {OPERATORS}, scope {scope!r} one of {SCOPES}")
     if unknown := [layer for layer in activations if not 1 <= layer <= len(blocks)]:
-        raise ValueError(f"there is no block that gives layer {unknown[0]}: there are {len(blocks)}")
-    places = _Places(scope, prompt_tokens)
-    handles = [model.register_forward_pre_hook(places.hook, with_kwargs=True)]
-    try:
-        for layer, activation in activations.items():
-            steer = _Steer(activation, operator, places)
-            # Before the hooks that Transformers reads `hidden_states` with, so that those show what was steered.
-            handles.append(blocks[layer - 1].register_forward_hook(steer.hook, prepend=True))
+        raise ValueError(f"layer {unknown[0]} does not exist: choose from 1 to {len(blocks)}")
+    tokens = _SteeredTokens(scope, prompt_tokens)
+    changes = {
+        blocks[layer - 1]: partial(_steer, Activation(activation), operator, tokens)
+        for layer, activation in activations.items()
+    }
+    with block_hooks(model, changes, tokens.start_pass):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-class _Places:
-    """Which tokens of the forward pass under way are steered: what all layers' hooks share."""
+@contextmanager
+def block_hooks(model: nn.Module, changes: Mapping[nn.Module, StateChange], start_pass: PassStart) -> Iterator[None]:
+    """Change the states that blocks return in every forward pass of `model`. The hooks are always removed.
+
+    Args:
+        model: the model that is called with the attention mask.
+        changes: by block (or part of one), the change to apply to its states.
+        start_pass: called before each forward pass.
+    """
+    with ExitStack() as hooks:
+        hooks.callback(hook_pass(model, start_pass).remove)
+        for block, change_states in changes.items():
+            hooks.callback(hook_block(block, change_states).remove)
+        yield
+
+
+def hook_pass(model: nn.Module, start_pass: PassStart) -> RemovableHandle:
+    """Call `start_pass` before each forward pass of `model`, until the handle is removed."""
+
+    def hook(_model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        start_pass(*reading(args, kwargs))
+
+    return model.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def hook_block(block: nn.Module, change_states: StateChange) -> RemovableHandle:
+    """Apply `change_states` to the states that `block` returns, until the handle is removed."""
+
+    def hook(_block: nn.Module, _inputs: Any, output: Any) -> Any:
+        states = change_states(states_of(output))
+        return output if states is None else with_states(output, states)
+
+    # It runs before the hooks with which Transformers collects `hidden_states`, so these contain the changed states.
+    return block.register_forward_hook(hook, prepend=True)
+
+
+def _steer(
+    activation: "Activation", operator: str, tokens: "_SteeredTokens", states: torch.Tensor
+) -> torch.Tensor | None:
+    if not tokens.any:
+        return None
+    added = change(states, activation.fitted(states), operator)
+    if tokens.mask is not None:
+        added = added * tokens.mask[..., None].to(states)
+    return states + added
+
+
+class _SteeredTokens:
+    """The tokens of the current forward pass to change. The hooks of all layers share it."""
 
     def __init__(self, scope: str, prompt_tokens: int | None) -> None:
         self.scope = scope
-        self.fixed = prompt_tokens
+        self.fixed_length = prompt_tokens
         self.prompt_tokens = prompt_tokens or 0
-        self.mask: torch.Tensor | None = None
-        """bool (1 or rows, tokens), or None for all tokens."""
         self.any = True
+        self.mask: torch.Tensor | None = None  # bool (1 or rows, tokens), or None for all tokens
 
-    def hook(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        start, total, mask = reading(args, kwargs)
-        if self.fixed is None and start == 0:
-            self.prompt_tokens = total
-        real = None
-        # A token that has just been generated is never padding.
-        if mask is not None and start < self.prompt_tokens and not bool(mask.all()):
-            real = mask.bool()
-        chosen = self._chosen(start, total, real)
-        self.any = chosen is None or bool(chosen.any())
-        if chosen is not None and real is not None:
-            chosen = chosen & real
-        self.mask = chosen if chosen is not None else real
-
-    def _chosen(self, start: int, total: int, real: torch.Tensor | None) -> torch.Tensor | None:
-        """Which of the tokens from `start` to `total` are in the scope, (1 or rows, tokens); None for all."""
-        end = self.prompt_tokens
-        first, behind = {
-            "all": (0, total),
-            "prompt": (0, end),
-            "generated": (end, total),
-            "last": (end - 1, end),
+    def start_pass(self, start: int, end: int, attention_mask: torch.Tensor | None) -> None:
+        if self.fixed_length is None and start == 0:
+            self.prompt_tokens = end
+        real = torch.ones(1, end - start, dtype=torch.bool)
+        # Generated tokens are never padding. Not reading their mask also avoids waiting for the GPU.
+        if attention_mask is not None and start < self.prompt_tokens:
+            real = attention_mask.bool()
+        position = torch.arange(start, end, device=real.device)[None]
+        in_prompt = real & (position < self.prompt_tokens)
+        # With padding on the right, prompts end at different positions.
+        last = torch.where(in_prompt, position, -1).max(dim=1, keepdim=True).values
+        chosen = {
+            "all": real,
+            "prompt": in_prompt,
+            "generated": real & (position >= self.prompt_tokens),
+            "last": in_prompt & (position == last) & (end >= self.prompt_tokens),
         }[self.scope]
-        if first <= start and total <= behind:
-            return None
-        place = torch.arange(start, total, device=None if real is None else real.device)[None]
-        if self.scope == "last" and real is not None:
-            # Padding on the right leaves each prompt its own end.
-            within = torch.where(real & (place < end), place, -1)
-            return place == within.max(dim=1, keepdim=True).values
-        return (place >= first) & (place < behind)
+        self.any = bool(chosen.any())
+        self.mask = None if chosen.all() else chosen
 
 
 def reading(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int, torch.Tensor | None]:
-    """What a model that is called with `args` and `kwargs` reads in this pass.
+    """The part of the sequence that a forward pass with these arguments reads.
 
     Returns:
-        The place of its first token in all that has been read and the place behind its last, and their attention mask
-        (rows, tokens); None for the mask where there is none, or one that does not say which tokens are padding.
+        The position of the first token of this pass in the whole sequence, the position after its last token, and the
+        attention mask of its tokens (rows, tokens), or None if there is no two-dimensional mask.
     """
     ids = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
     width = (args[0] if ids is None else ids).shape[1]
-    # Static caches come with masks of other forms; no token attends to padding then either.
+    # Static caches use masks with more dimensions; their masks also keep tokens from attending to padding.
     mask = kwargs.get("attention_mask")
     mask = mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None
     past: Any = kwargs.get("past_key_values")
     if hasattr(past, "get_seq_length"):
         start = int(past.get_seq_length())
     else:
-        # Under a cache the mask is as long as all that has been read, the ids only as what is new.
+        # With a cache, the mask covers the whole sequence and the ids only the new tokens.
         start = 0 if mask is None else mask.shape[1] - width
     return start, start + width, None if mask is None else mask[:, start : start + width]
 
 
-class _Steer:
-    """The hook of one block."""
-
-    def __init__(self, activation: torch.Tensor, operator: str, places: _Places) -> None:
-        self.activation = Activation(activation)
-        self.operator = operator
-        self.places = places
-
-    def hook(self, _block: nn.Module, _inputs: Any, output: Any) -> Any:
-        if not self.places.any:
-            return output
-        states = states_of(output)
-        added = change(states, self.activation.fitted(states), self.operator)
-        mask = self.places.mask
-        if mask is not None:
-            added = added * mask[..., None].to(device=states.device, dtype=states.dtype)
-        return with_states(output, states + added)
-
-
 def with_states(output: Any, states: torch.Tensor) -> Any:
-    """What a block gave, with other states in it."""
+    """A block's output with its states replaced."""
     return (states, *output[1:]) if isinstance(output, tuple) else states
 
 
 def change(states: torch.Tensor, activation: torch.Tensor, operator: str) -> torch.Tensor:
-    """What an operator of `steered` adds to states.
+    """The tensor that an operator of `steered` adds to the states.
 
     Args:
         states: (rows, tokens, hidden).
-        activation: of the same device and dtype, (1 or rows, 1 or tokens, hidden).
+        activation: (1 or rows, 1 or tokens, hidden), on the same device and with the same dtype.
         operator: one of `repe.constants.OPERATORS`.
 
     Returns:
-        In the states' dtype, of a shape that broadcasts to theirs; zero where the activation is.
+        A tensor that broadcasts to the states, in their dtype. It is zero where the activation is zero.
     """
     if operator == "linear_comb":
         return activation
-    # In float32: products of half-precision states overflow.
+    # In float32, because products of half-precision states overflow.
     wide, along = states.float(), activation.float()
     length = along.norm(dim=-1, keepdim=True)
     unit = along / length.clamp_min(torch.finfo(torch.float32).tiny)
     component = (wide * unit).sum(dim=-1, keepdim=True)
-    wide_change = along * component.sign() if operator == "piecewise_linear" else -component * along
-    added: torch.Tensor = wide_change.to(states.dtype)
-    return added
+    added: torch.Tensor = along * component.sign() if operator == "piecewise_linear" else -component * along
+    return added.to(states.dtype)
 
 
 class Activation:
-    """An activation to steer with, where and in the number type that a block computes in.
+    """An activation to steer with, moved to the device and dtype of the states when it is used.
 
     Args:
-        activation: (hidden,) for all rows and tokens, (rows, hidden) for each row of a batch its own, or
-            (1 or rows, 1 or tokens, hidden).
+        activation: (hidden,), (rows, hidden) with one for each row of a batch, or (1 or rows, 1 or tokens, hidden).
     """
 
     def __init__(self, activation: torch.Tensor) -> None:
@@ -189,64 +254,54 @@ class Activation:
         self.cached: dict[tuple[torch.device, torch.dtype, int], torch.Tensor] = {}
 
     def fitted(self, states: torch.Tensor) -> torch.Tensor:
-        """The activation for `states` (rows, tokens, hidden): (1 or rows, 1 or tokens, hidden).
+        """The activation for `states` (rows, tokens, hidden), of shape (1 or rows, 1 or tokens, hidden).
 
         Raises:
-            ValueError: it has another width than the states, or rows that the batch's are no multiple of.
+            ValueError: the width differs, or the rows of the states are not a multiple of the activation's rows.
         """
         rows, _, hidden = states.shape
         key = states.device, states.dtype, rows
         if key not in self.cached:
-            own = self.activation.to(states.device, states.dtype)
+            own = self.activation.to(states)
             if own.shape[-1] != hidden:
-                raise ValueError(f"activations of width {own.shape[-1]} for states of width {hidden}")
+                raise ValueError(f"activation has width {own.shape[-1]} for states of width {hidden}: must be equal")
             if rows % len(own):
-                raise ValueError(f"activations of {len(own)} rows for a batch of {rows}")
+                raise ValueError(
+                    f"activation has {len(own)} rows for a batch of {rows}: give one row, or one per prompt"
+                )
             if len(own) > 1:
-                # Beams of a row stand one after the other.
+                # Beam search repeats each row of the batch.
                 own = own.repeat_interleave(rows // len(own), dim=0)
             self.cached[key] = own
         return self.cached[key]
 
 
-def unit_directions(directions: np.ndarray, signs: np.ndarray) -> torch.Tensor:
-    """Unit vectors that point to the concept's positive side.
+def parse_layers(text: str | Sequence[int], layers: int) -> list[int]:
+    """Numbers of the layers to steer, in increasing order.
 
     Args:
-        directions: (layers, components, hidden); the first component is taken.
-        signs: (layers, components).
-
-    Returns:
-        float32 (layers, hidden).
-    """
-    first = torch.from_numpy(directions[:, 0]).float()
-    unit: torch.Tensor = first / first.norm(dim=-1, keepdim=True)
-    return torch.from_numpy(signs[:, :1]).float() * unit
-
-
-def parse_layers(text: str, layers: int) -> list[int]:
-    """The layers that `--layers` names: numbers `18,19,20`, or relative depths `0.3:0.6`.
-
-    A layer's relative depth is (layer - 1) / layers, as in the tables; both ends count.
-
-    Args:
-        text: of the option.
-        layers: of the model, N; the last one cannot be steered.
+        text: layer numbers such as `18,19,20`, or relative depths such as `0.3:0.6`, both ends included. The relative
+            depth of a layer is (layer - 1) / layers, as in the tables. A sequence of numbers is also accepted.
+        layers: number of layers N of the model. The last layer cannot be steered.
 
     Raises:
-        UserError: not of this form, out of range, or no layer lies between the depths.
+        UserError: the text has another form, a number is out of range, or no layer lies in the range.
     """
     try:
-        if ":" in text:
+        if not isinstance(text, str):
+            chosen = sorted({*text})
+        elif ":" in text:
             low, high = (float(part) for part in text.split(":"))
             chosen = [layer for layer in range(1, layers) if low <= (layer - 1) / layers <= high]
         else:
             chosen = sorted({int(part) for part in text.split(",")})
     except ValueError:
-        raise UserError(f"--layers {text!r} is neither like 18,19,20 nor like 0.3:0.6 (relative depth)") from None
+        raise UserError(
+            f"--layers {text!r} is not valid: give layer numbers, e.g. 18,19,20, or relative depths, e.g. 0.3:0.6"
+        ) from None
     if not chosen:
-        raise UserError(f"--layers {text!r} leaves no layer of {layers}: widen the range")
+        raise UserError(f"--layers {text!r} contains none of the {layers} layers: give a wider range")
     if wrong := [layer for layer in chosen if not 1 <= layer < layers]:
-        last = f"; layer {layers} is collected after the final norm" if layers in wrong else ""
-        raise UserError(f"--layers: {wrong[0]} cannot be steered, choose from 1 to {layers - 1}{last}")
+        note = f" (layer {layers} is collected after the final norm)" if layers in wrong else ""
+        raise UserError(f"--layers: layer {wrong[0]} cannot be steered{note}: choose from 1 to {layers - 1}")
     return chosen

@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from repe.errors import UserError
@@ -13,6 +15,9 @@ WEIGHTS = ("*.safetensors", "*.bin")
 # Other formats of the same weights, and the folders of other libraries.
 NEVER = ("consolidated*", "*/*")
 TOKENIZER_FILES = ("tokenizer.json", "*.model", "*.tiktoken")
+
+# Bytes that a tensor and an entry take at least in the header of a GGUF file.
+SMALLEST_TENSOR, SMALLEST_ENTRY = 33, 13
 
 # The fingerprint samples this many evenly spread pieces of this many bytes from each weight file.
 PIECES, PIECE_BYTES = 64, 1 << 16
@@ -27,6 +32,8 @@ class ModelFolder:
     """The hub id, or the folder's own name."""
     revision: str
     """The hub's commit; empty for a local folder."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Further keywords of Transformers' loaders: `gguf_file`, if the model is a GGUF file."""
 
     def fingerprint(self) -> str:
         """Identifies the model: SHA-256 of config, tokenizer, and a sample spread over each weight file.
@@ -34,8 +41,11 @@ class ModelFolder:
         Weights that are equal in the whole sample (up to 4 MiB per file, small files completely) count as the same.
         """
         small = sorted(path for pattern in ("config.json", *TOKENIZER_FILES) for path in self.path.glob(pattern))
+        weights = sorted(path for pattern in WEIGHTS for path in self.path.glob(pattern))
+        if self.options:
+            small, weights = [], [self.path / self.options["gguf_file"]]
         parts = [path.read_bytes() for path in small]
-        for path in sorted(path for pattern in WEIGHTS for path in self.path.glob(pattern)):
+        for path in weights:
             size = path.stat().st_size
             parts.append(f"{path.name} {size}".encode())
             with path.open("rb") as file:
@@ -57,6 +67,9 @@ def find(source: str, revision: str | None = None, with_code: bool = False) -> M
         UserError: the folder or hub id does not exist, the hub cannot be reached, or access is denied.
     """
     path = Path(source)
+    if path.suffix == ".gguf" and path.is_file():
+        _check_gguf(path)
+        return ModelFolder(path.parent, path.stem, "", {"gguf_file": path.name})
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(
@@ -66,6 +79,26 @@ def find(source: str, revision: str | None = None, with_code: bool = False) -> M
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise UserError(f"--model-path {source}: the folder does not exist, and a hub id has the form owner/name")
     return _download(source, revision, with_code)
+
+
+def _check_gguf(path: Path) -> None:
+    """Refuse a file whose header is not GGUF or promises more than the file can hold.
+
+    Header, little endian: `GGUF`, uint32 version, uint64 number of tensors, uint64 number of metadata entries.
+
+    Raises:
+        UserError: the file is not a GGUF checkpoint, or is truncated.
+    """
+    with path.open("rb") as file:
+        header = file.read(24)
+    if len(header) < 24 or header[:4] != b"GGUF":
+        raise UserError(f"{path} is not a GGUF file (it does not begin with GGUF): download it again")
+    tensors, entries = struct.unpack("<QQ", header[8:])
+    if tensors * SMALLEST_TENSOR + entries * SMALLEST_ENTRY > path.stat().st_size:
+        raise UserError(
+            f"{path} is damaged (its header promises {tensors} tensors and {entries} entries, more than fit into the "
+            "file): download it again"
+        )
 
 
 def _download(hub_id: str, revision: str | None, with_code: bool) -> ModelFolder:

@@ -51,15 +51,16 @@ class Model:
         batch_size: int | None = None,
     ) -> None:
         lm.eval()
-        self.lm = lm if lm.base_model is not lm else None
+        self.lm: Any = lm if lm.base_model is not lm else None
         # In a model for images and text, the part for text: the vision tower is not run.
         self.trunk = getattr(lm.base_model, "language_model", lm.base_model)
         self.blocks = find_blocks(self.trunk)
         self.layers = len(self.blocks)
         self.hidden_size = int(self.trunk.config.get_text_config().hidden_size)
         self.tokenizer = tokenizer
-        is_resolved = isinstance(template, Template)
-        self.template: Template = template if is_resolved else resolve_template(template or AUTO, tokenizer)
+        if not isinstance(template, Template):
+            template = resolve_template(template or AUTO, tokenizer)
+        self.template = template
         self.label, self.truncate, self.batch_size = label, truncate, batch_size
         self.record: dict[str, Any] = {"model": label, "template": self.template.text}
         weight = self.trunk.get_input_embeddings().weight

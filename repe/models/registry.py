@@ -108,6 +108,11 @@ def entry(name: str | None, size: str | None) -> Entry:
     return MODELS[f"{name}-{size}"]
 
 
+def untrained_suffix(seed: int | None) -> str:
+    """What the label of a model with random weights ends in: `-untrained`, or `-untrained-2` for seed 2 and so on."""
+    return {None: "", 1: "-untrained"}.get(seed, f"-untrained-{seed}")
+
+
 @dataclass(frozen=True)
 class Template:
     """The prompt around a text."""

@@ -15,7 +15,7 @@ from torch import nn
 from repe.errors import UserError
 from repe.models import hub
 from repe.models.model import Model, find_blocks
-from repe.models.registry import AUTO, Template, check_template, resolve_template
+from repe.models.registry import AUTO, Template, check_template, resolve_template, untrained_suffix
 from repe.vectors.hidden_states import last_token_states, tokenize
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -45,23 +45,25 @@ def load_model(
     revision: str | None = None,
     truncate: bool = False,
     trust_remote_code: bool = False,
+    untrained: int | None = None,
 ) -> Model:
     """Load a model of Transformers, with its vocabulary head if it is a causal model.
 
     Args:
-        source: folder or hub id.
+        source: folder, hub id or GGUF file (whose weights are dequantized).
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto` (as published on a GPU, float32 on a CPU), `float32`, `float16` or `bfloat16`.
         template: text with `{input}` in the place of a sample's text; None for the chat template, or plain text.
         revision: of a hub id; its newest by default.
         truncate: cut texts that exceed the context length instead of refusing them.
         trust_remote_code: run Python code that comes with the weights.
+        untrained: seed of random weights in place of the trained ones.
 
     Raises:
         UserError: the model cannot be found or loaded, or its states differ from Transformers' own.
     """
     found = ModelSource(
-        label=Path(source).resolve().name,
+        label=Path(source).resolve().name.removesuffix(".gguf") + untrained_suffix(untrained),
         source=str(source),
         template_text=check_template(template or AUTO),
         revision=revision,
@@ -69,6 +71,7 @@ def load_model(
         dtype_name=dtype,
         truncate=truncate,
         trust_remote_code=trust_remote_code,
+        untrained=untrained,
     )
     return found.load(with_head=found.is_causal)
 
@@ -80,7 +83,7 @@ class ModelSource:
     label: str
     """Name in messages, and of the results folder."""
     source: str
-    """Folder or hub id."""
+    """Folder, hub id or GGUF file."""
     family: str = "none"
     """Key of `repe.paper.FAMILIES`: whose pre-training shares apply."""
     template_text: str = AUTO
@@ -92,6 +95,8 @@ class ModelSource:
     truncate: bool = False
     trust_remote_code: bool = False
     batch_size: int | None = None
+    untrained: int | None = None
+    """Seed of random weights in place of the trained ones."""
     gpu: int | None = None
     """Index of this process's GPU where several processes share the work."""
 
@@ -103,20 +108,20 @@ class ModelSource:
     @property
     def is_local(self) -> bool:
         """Whether its files are available without a network."""
-        return Path(self.source).is_dir()
+        return Path(self.source).exists()
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """Content of config.json."""
         with self._readable("the config"):
-            return dict(transformers.PretrainedConfig.get_config_dict(self.folder.path)[0])
+            return dict(transformers.PretrainedConfig.get_config_dict(self.folder.path, **self.folder.options)[0])
 
     @property
     def is_causal(self) -> bool:
         """Whether the checkpoint has a vocabulary head for generation."""
         names = [str(name) for name in self.config.get("architectures") or ()]
-        is_qwen1 = self.config.get("model_type") == QWEN1
-        return is_qwen1 or any("CausalLM" in name or "LMHead" in name for name in names)
+        is_known = self.folder.options or self.config.get("model_type") == QWEN1
+        return bool(is_known) or any("CausalLM" in name or "LMHead" in name for name in names)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -133,7 +138,7 @@ class ModelSource:
 
                 return load_tokenizer(self.folder.path)
             return transformers.AutoTokenizer.from_pretrained(
-                self.folder.path, trust_remote_code=self.trust_remote_code, local_files_only=True
+                self.folder.path, trust_remote_code=self.trust_remote_code, local_files_only=True, **self.folder.options
             )
 
     @cached_property
@@ -182,7 +187,7 @@ class ModelSource:
         return {
             "source": self.folder.source,
             "revision": self.folder.revision,
-            "weights": self.folder.fingerprint(),
+            "weights": self.folder.fingerprint() + ("" if self.untrained is None else f"-untrained-{self.untrained}"),
             "template": self.template.text,
             "special_tokens": self.template.special_tokens,
             "truncate": self.truncate,
@@ -218,11 +223,13 @@ class ModelSource:
         # A GPU without a number means all of them; what does not fit stays on the CPU.
         on_all = self.device.type == "cuda" and self.device.index is None
         where: Any = "auto" if on_all else {"": str(self.device)}
+        kind = transformers.AutoModelForCausalLM if with_head else transformers.AutoModel
+        if self.untrained is not None:
+            return self._random_weights(kind)
         if self.config.get("model_type") == QWEN1:
             from repe.models.qwen1.weights import load_model as load_qwen1  # only for this one format
 
             return load_qwen1(self.folder.path, dtype=self.dtype, device_map=where, trunk_only=not with_head)
-        kind = transformers.AutoModelForCausalLM if with_head else transformers.AutoModel
         lm, info = kind.from_pretrained(
             self.folder.path,
             dtype=self.dtype,
@@ -232,9 +239,24 @@ class ModelSource:
             output_loading_info=True,
             # Reported in `info` like what is missing, instead of an error that names no tensor.
             ignore_mismatched_sizes=True,
+            **self.folder.options,
         )
         self._check_weights(getattr(lm, "language_model", lm), info, with_head)
         return lm
+
+    def _random_weights(self, kind: Any) -> Any:
+        """The architecture with weights as they are before training, drawn on the CPU so that a seed gives the same."""
+        if self.config.get("model_type") == QWEN1:
+            raise UserError("--untrained is not available for first-generation Qwen: use another model")
+        options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
+        config = transformers.AutoConfig.from_pretrained(
+            self.folder.path, local_files_only=True, **options, **self.folder.options
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.untrained or 0)
+            lm = kind.from_config(config, dtype=torch.float32, **options)
+        device = torch.device("cuda", 0) if self.device == torch.device("cuda") else self.device
+        return lm.to(device=device, dtype=self.dtype)
 
     def _check_weights(self, trunk: nn.Module, info: dict[str, Any], with_head: bool) -> None:
         """Refuse a checkpoint that is not exactly the trunk; heads and poolers above it do not matter."""

@@ -1,4 +1,4 @@
-"""How figures look in print: sizes of a page, letters, colours; and how they are written."""
+"""Print style of the figures: page sizes, fonts, colours; and writing figures to files."""
 
 import math
 import textwrap
@@ -15,14 +15,14 @@ from matplotlib.textpath import text_to_path
 
 from repe.files import write_whole
 
-# Inches: the text of a printed page, and the width of one of its two columns.
+# Inches: the text area of a printed page, and the width of one of its two columns.
 PAGE_WIDTH, PAGE_HEIGHT, COLUMN_WIDTH = 6.9, 9.2, 3.35
-POINTS = 72  # an inch
-TEXT, SMALL = 7.0, 6.0  # points: names and titles; marks of axes and numbers in cells
-LINE = 0.125  # inches from one line of text to the next
-FONT = "DejaVu Sans"  # comes with matplotlib, so it is on every machine
+POINTS = 72  # per inch
+TEXT, SMALL = 7.0, 6.0  # points: names and titles; tick labels and numbers in cells
+LINE = 0.125  # line spacing in inches
+FONT = "DejaVu Sans"  # comes with Matplotlib, so it is available everywhere
 
-# On top of matplotlib's defaults, whatever the user's own settings are, so that files are the same everywhere.
+# On top of Matplotlib's defaults, ignoring the user's settings, so that files are the same everywhere.
 in_print_style = style.context(
     [
         "default",
@@ -45,47 +45,47 @@ in_print_style = style.context(
             "legend.fontsize": TEXT,
             "legend.frameon": False,
             "hatch.linewidth": 0.4,
-            "pdf.fonttype": 42,  # TrueType: text that can be searched, and that publishers take
+            "pdf.fonttype": 42,  # TrueType: searchable text, which publishers accept
         },
     ]
 )
 
-# The hues of Okabe and Ito, which can be told apart with any colour vision, less yellow, which is too pale for a line.
+# The hues of Okabe and Ito, safe for colour-blind readers, without yellow, which is too pale for a line.
 HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4D4D4D")
 DASHES = ("-", (0, (4, 1.2)), (0, (1, 1)), (0, (4, 1.2, 1, 1.2)))
 MISSING: dict[str, Any] = {"facecolor": "0.95", "edgecolor": "0.6", "hatch": "//////"}
 
 
-def new_figure(width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained") -> Figure:
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
 
 def inches(texts: Iterable[object], size: float) -> float:
-    """How wide the widest of `texts` is when printed in letters of `size` points."""
+    """Width of the widest of `texts` in a font of `size` points."""
     letters = FontProperties(family=FONT, size=size)
     widths = [text_to_path.get_text_width_height_descent(str(text), letters, ismath=False)[0] for text in texts]
     return float(max(widths)) / POINTS
 
 
 def wrapped(name: str, width: float) -> str:
-    """`name` on as many lines as `width` inches need, cut after hyphens and underscores where there are any."""
+    """`name` wrapped to `width` inches, after hyphens and underscores if it has any."""
     letters = max(8, int(width / inches("n", TEXT)))
     return textwrap.fill(name.replace("_", "_ "), letters).replace("_ ", "_")
 
 
 def near_square(count: int) -> int:
-    """Columns of a grid of `count` panels: near square, with few holes; three stand in a row; four at most."""
+    """Number of columns of a grid of `count` panels: near square with few holes; three in one row; at most four."""
     square = min(4, math.ceil(math.sqrt(count)))
     return min(range(square, 5), key=lambda columns: -count % columns)
 
 
 @in_print_style
 def save(figure: Figure, out_dir: Path, name: str) -> list[Path]:
-    """Write `figure` to `<out_dir>/<name>.png` (300 dots an inch) and `.pdf`, empty it, and return the two paths.
+    """Write `figure` to `<out_dir>/<name>.png` (300 dots per inch) and `.pdf`, clear it, and return the two paths.
 
-    The same figure gives the same bytes at any time: no date is written. A crash leaves the old or the new file.
+    The same figure always gives the same bytes: no date is written. A crash leaves either the old or the new file.
 
     Raises:
         UserError: the folder or a file cannot be written.

@@ -1,128 +1,109 @@
 """Tables as files: long form with full precision as CSV, and the paper's layout as LaTeX (booktabs and multirow)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from repe.analysis.accuracy_table import with_averages
+from repe.analysis.bootstrap import ALL
 from repe.analysis.layer_selection import PAPER, Selection, side_by_side
 from repe.files import write_whole
 from repe.models.registry import MODELS
 
 NO_VALUE = "--"
 PACKAGES = "% \\usepackage{booktabs,multirow}\n"
+TABLE_1 = "table1_linguistic_correlation"
+TABLE_6 = "table6_recognition_accuracy"
 TABLE_1_CAPTION = (
     "Pearson correlation of concept vectors' similarity with linguistic similarity (1 - URIEL distance): over all "
     "pairs of languages (direct), and the mean of that over pairs with a high-resource language and that over the "
     "others (split)."
 )
+REPAIRED_CAPTION = (
+    "Distances that stand for missing features are repaired or left out; $\\Delta$ is the difference that makes."
+)
 
 
 def write_csv(frame: pd.DataFrame, out_dir: Path, name: str) -> list[Path]:
-    """Write `<out_dir>/<name>.csv`: every digit, an undefined value as an empty cell."""
+    """Write `<out_dir>/<name>.csv` with full precision; an undefined value is an empty cell."""
     return [_write(frame.to_csv(index=False), out_dir / f"{name}.csv")]
 
 
 def write_table6(accuracies: Mapping[Selection, pd.DataFrame], out_dir: Path) -> list[Path]:
-    """Write Table 6 as one .csv and, for each selection of layers, as .tex.
-
-    A .tex has a sub-table a concept, in percent with the mean over languages last.
+    """Write Table 6 as one .csv and, for each layer selection, as .tex: one sub-table per concept, in percent.
 
     Args:
         accuracies: by selection; columns concept, model, language, accuracy, best_layer.
     """
-    name = "table6_recognition_accuracy"
-    latex = {selection: _latex_of_table6(accuracy, selection) for selection, accuracy in accuracies.items()}
-    return [
-        *write_csv(side_by_side(accuracies), out_dir, name),
-        *(_write(text, out_dir / f"{name}{selection.suffix}.tex") for selection, text in latex.items()),
-    ]
+    return _write_table(accuracies, out_dir, TABLE_6, _latex_of_table6)
+
+
+def write_table1(correlations: Mapping[Selection, pd.DataFrame], out_dir: Path, repaired: bool = False) -> list[Path]:
+    """Write Table 1 as one .csv and, for each layer selection, as .tex: rows models, columns distances.
+
+    Args:
+        correlations: by selection; from `consistency.table1`.
+        repaired: it has the repaired distances. File names end in `_repaired`, and the .tex also shows the difference
+            that the repair makes, for those distances that it changes.
+    """
+    return _write_table(correlations, out_dir, f"{TABLE_1}_repaired" if repaired else TABLE_1, _latex_of_table1)
+
+
+def _write_table(
+    tables: Mapping[Selection, pd.DataFrame],
+    out_dir: Path,
+    name: str,
+    latex: Callable[[pd.DataFrame, Selection], str],
+) -> list[Path]:
+    texts = {selection: latex(table, selection) for selection, table in tables.items()}
+    written = write_csv(side_by_side(tables), out_dir, name)
+    return written + [_write(text, out_dir / f"{name}{selection.suffix}.tex") for selection, text in texts.items()]
 
 
 def _latex_of_table6(accuracy: pd.DataFrame, selection: Selection) -> str:
     parts = []
-    for concept, rows in accuracy.groupby("concept", sort=False):
-        wide = rows.pivot(index="model", columns="language", values="accuracy") * 100
-        wide = wide.loc[rows.model.unique(), rows.language.unique()]
-        wide["Avg"] = wide.mean(axis=1)
-        caption = f"{str(concept).capitalize()}: recognition accuracy (\\%) {selection.words}."
-        parts.append(_latex(_by_name_and_size(wide), ".1f", caption, f"tab:accuracy-{concept}"))
+    cells = accuracy[["concept", "model", "language"]].assign(percent=accuracy["accuracy"] * 100)
+    averaged = with_averages(cells)
+    for concept in accuracy["concept"].unique():
+        rows = averaged[averaged["concept"] == concept]
+        wide = rows.pivot(index="model", columns="language", values="percent")
+        wide = wide.loc[rows["model"].unique(), rows["language"].unique()].rename(columns={ALL: "Avg"})
+        caption = f"{concept.capitalize()}: recognition accuracy (\\%) {selection.words}."
+        parts.append(_latex(wide, ".1f", caption, f"tab:accuracy-{concept}"))
     return "\n".join(parts)
 
 
-def write_table1(correlations: Mapping[Selection, pd.DataFrame], out_dir: Path) -> list[Path]:
-    """Write Table 1 as one .csv and, for each selection of layers, as .tex: rows models, columns distances.
-
-    Args:
-        correlations: by selection; columns model, distance, direct, direct_as_released, split.
-    """
-    name = "table1_linguistic_correlation"
-    written = write_csv(side_by_side(correlations), out_dir, name)
-    for selection, correlation in correlations.items():
-        columns = [(distance, value) for distance in correlation.distance.unique() for value in ("direct", "split")]
-        latex = _latex_of_table1(correlation, columns, _caption(selection), "tab:linguistic-correlation")
-        written.append(_write(latex, out_dir / f"{name}{selection.suffix}.tex"))
-    return written
-
-
-def _caption(selection: Selection) -> str:
-    return TABLE_1_CAPTION + (f" Similarity is that {selection.words}." if selection != PAPER else "")
-
-
-def write_repaired_table1(correlations: Mapping[Selection, pd.DataFrame], out_dir: Path) -> list[Path]:
-    """Write Table 1 with the repaired distances, beside the other, as one .csv and, for each selection, as .tex.
-
-    Args:
-        correlations: by selection; columns of `consistency.repaired_correlation`.
-    """
-    name = "table1_linguistic_correlation_repaired"
-    latex = {selection: _latex_of_repaired(table, selection) for selection, table in correlations.items()}
-    return [
-        *write_csv(side_by_side(correlations), out_dir, name),
-        *(_write(text, out_dir / f"{name}{selection.suffix}.tex") for selection, text in latex.items()),
-    ]
-
-
-def _latex_of_repaired(correlation: pd.DataFrame, selection: Selection) -> str:
-    """Table 1, in which distances that the repair changes also show by how much.
-
-    Args:
-        correlation: columns model, distance, direct, direct_as_released, split, direct_recorded, split_recorded,
-            direct_effect, split_effect.
-    """
-    changes = correlation.set_index("distance")[["direct_effect", "split_effect"]].abs().max(axis=1) > 0
-    columns = []
-    for distance in correlation.distance.unique():
-        effects = changes[[distance]].any()
-        columns += [
-            (distance, value)
-            for value in ("direct", "direct_effect", "split", "split_effect")
-            if effects or not value.endswith("effect")
-        ]
-    caption = (
-        f"{_caption(selection)} Distances that stand for missing features are repaired or left out; $\\Delta$ is the "
-        "difference that makes."
-    )
-    return _latex_of_table1(correlation, columns, caption, "tab:linguistic-correlation-repaired")
-
-
-def _latex_of_table1(correlation: pd.DataFrame, columns: list[tuple[str, str]], caption: str, label: str) -> str:
+def _latex_of_table1(correlation: pd.DataFrame, selection: Selection) -> str:
+    repaired = "direct_effect" in correlation
+    caption = TABLE_1_CAPTION + (f" Similarity is that {selection.words}." if selection != PAPER else "")
+    label = "tab:linguistic-correlation"
+    columns = _columns_of_table1(correlation, repaired)
     values = list(dict.fromkeys(value for _, value in columns))
     wide = correlation.pivot(index="model", columns="distance", values=values).swaplevel(axis=1)
     names = {"direct_effect": r"$\Delta$Direct", "split_effect": r"$\Delta$Split"}
     wide = wide.loc[correlation.model.unique(), columns].rename(columns=lambda name: names.get(name, name.capitalize()))
-    return _latex(_by_name_and_size(wide), ".2f", caption, label)
+    if repaired:
+        caption, label = f"{caption} {REPAIRED_CAPTION}", f"{label}-repaired"
+    return _latex(wide, ".2f", caption, label)
 
 
-def _by_name_and_size(wide: pd.DataFrame) -> pd.DataFrame:
-    """Rows by model name and size, as in the paper; a model that the registry does not know keeps its whole name."""
-    labels = [(MODELS[model].name, MODELS[model].size) if model in MODELS else (model, "") for model in wide.index]
-    return wide.set_axis(pd.MultiIndex.from_tuples(labels), axis=0)
+def _columns_of_table1(correlation: pd.DataFrame, repaired: bool) -> Sequence[tuple[str, str]]:
+    """Distances and values in the order of the columns; effects of the repair only where it changes a distance."""
+    columns = []
+    for distance, rows in correlation.groupby("distance", sort=False):
+        changed = repaired and (rows[["direct_effect", "split_effect"]].abs() > 0).to_numpy().any()
+        values = ("direct", "direct_effect", "split", "split_effect") if changed else ("direct", "split")
+        columns += [(str(distance), value) for value in values]
+    return columns
 
 
 def _latex(wide: pd.DataFrame, number: str, caption: str, label: str) -> str:
+    # Rows by model name and size, as in the paper; a model that is not in the registry keeps its whole name.
+    models = [(MODELS[model].name, MODELS[model].size) if model in MODELS else (model, "") for model in wide.index]
+    named = wide.set_axis(pd.MultiIndex.from_tuples(models), axis=0)
     # Adding zero turns the -0.0 that rounding can leave into 0.0.
-    escaped = wide.round(int(number[1])).add(0.0).rename(index=lambda text: str(text).replace("_", r"\_"))
+    escaped = named.round(int(number[1])).add(0.0).rename(index=lambda text: str(text).replace("_", r"\_"))
     escaped.columns.names = [None] * escaped.columns.nlevels
     style = escaped.style.format(f"{{:{number}}}", na_rep=NO_VALUE)
     return PACKAGES + str(

@@ -1,4 +1,4 @@
-"""Recognition accuracy of every language's vectors on every language's pairs (Sections 3.2, 3.4): `acc.pt`."""
+"""Recognition accuracy of each language's vectors on each language's pairs (Sections 3.2, 3.4): `acc.pt`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -7,17 +7,18 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from repe.data import Pair
 from repe.errors import UserError
-from repe.results import downloads as released
+from repe.results import downloads
 from repe.results.result_file import INPUTS, ResultFile, are_texts, expect
 from repe.results.torch_archive import holds
 
-# Of accuracies, what downloads lack.
+# Tables that downloads do not have.
 TABLES = {"validation": "validation accuracy", "correct": "record of which pairs were right"}
 
 
 class AccuracyFile(ResultFile):
-    """`acc.pt`: accuracy, correctness and validation accuracy by source and target, test pairs and keys by target."""
+    """`acc.pt`: accuracy, correct pairs and validation accuracy by source and target; test pairs and keys by target."""
 
     stem = "acc"
     tables: ClassVar = {"accuracy": 2, "test_pairs": 1, "test_keys": 1, "correct": 2, "validation": 2}
@@ -39,25 +40,25 @@ class AccuracyFile(ResultFile):
 
     def _without_stale(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         targets, sources = (self.changed(name, meta.get(name, {})) for name in INPUTS)
-        content = self.content
-        kept = dict(content)
+        kept = dict(self.content)
         for table, depth in self.tables.items():
-            rows = content[table] if depth == 1 else {s: row for s, row in content[table].items() if s not in sources}
-            kept[table] = {
-                name: {target: cell for target, cell in row.items() if target not in targets} if depth == 2 else row
-                for name, row in rows.items()
-                if depth == 2 or name not in targets
+            rows = kept[table] if depth == 2 else {"": kept[table]}
+            fresh = {
+                source: {target: cell for target, cell in row.items() if target not in targets}
+                for source, row in rows.items()
+                if source not in sources
             }
+            kept[table] = fresh if depth == 2 else fresh[""]
         return kept
 
     def cell(self, table: str, source: str, target: str) -> np.ndarray:
-        """What a table says of a source's vectors on a target's pairs.
+        """The entry of a source's vectors on a target's pairs.
 
         Args:
             table: `validation`, float64 (layers,), or `correct`, uint8 (layers, pairs in the order of test_keys).
 
         Raises:
-            UserError: the file does not say, as downloads and files without validation do not.
+            UserError: the file has no such entry; downloads and files without validation have none.
         """
         row = self.content[table].get(source, {}).get(target)
         if row is None:
@@ -65,7 +66,7 @@ class AccuracyFile(ResultFile):
             remedy = (
                 "run collect_vector.py, then recognize_concept.py, with --overwrite and without --no-validation"
                 if made_here
-                else "it has accuracies alone; run both stages, with another --res-dir, to have more"
+                else "it has accuracies only; run both stages with another --res-dir to get more"
             )
             path = self.path if made_here or not self.released_path.exists() else self.released_path
             raise UserError(f"{path} has no {TABLES[table]} of {source} on {target}: {remedy}")
@@ -78,24 +79,57 @@ class AccuracyFile(ResultFile):
                 target: torch.tensor([row[layer] for layer in sorted(row)], dtype=torch.float64)
                 for target, row in targets.items()
             }
-            for source, targets in released.read_accuracy(self.released_path).items()
+            for source, targets in downloads.read_accuracy(self.released_path).items()
         }
         return max((len(row) for targets in rows.values() for row in targets.values()), default=0), {"accuracy": rows}
 
     @property
     def languages(self) -> list[str]:
-        """Languages whose own vectors were tried on them."""
+        """Languages with the accuracy of their own vectors."""
         return [language for language in self.accuracy if language in self.accuracy[language]]
 
     def untried(self, target: str, sources: list[str]) -> list[str]:
-        """Those of `sources` whose vectors were not tried on `target` yet."""
+        """Those of `sources` without an accuracy on `target`."""
         return [source for source in sources if target not in self.accuracy.get(source, {})]
+
+    def save(
+        self,
+        target: str,
+        test: Sequence[Pair],
+        correct: Mapping[str, np.ndarray],
+        validation: Mapping[str, np.ndarray],
+        meta: dict[str, Any],
+        overwrite: bool = False,
+    ) -> None:
+        """Add what sources' vectors get right on a target language.
+
+        Args:
+            test: the test pairs.
+            correct: bool (layers, test pairs) by source.
+            validation: bool (layers, validation pairs) by source.
+            meta: what made the results.
+            overwrite: replace what was made with other settings or inputs.
+
+        Raises:
+            UserError: the file was made with other settings, or cannot be written.
+        """
+        tables = {
+            "accuracy": {source: {target: torch.from_numpy(one.mean(axis=-1))} for source, one in correct.items()},
+            "correct": {source: {target: torch.from_numpy(one).to(torch.uint8)} for source, one in correct.items()},
+            "test_pairs": {target: len(test)},
+            "test_keys": {target: [pair.key for pair in test]},
+            "validation": {source: {target: torch.from_numpy(one.mean(axis=-1))} for source, one in validation.items()},
+        }
+        layers = len(next(iter(correct.values())))
+        self.add(
+            meta, layers, tables if validation else {k: v for k, v in tables.items() if k != "validation"}, overwrite
+        )
 
     def _missing(self, languages: Sequence[str]) -> list[str]:
         return [language for language in languages if self.untried(language, [*languages])]
 
     def lacking(self, languages: list[str], same_language: bool) -> list[str]:
-        """Pairs that are missing: of each language with itself, or of each with each."""
+        """Missing pairs: of each language with itself, or of all pairs."""
         if same_language:
             return super().lacking(languages, same_language)
         pairs = [(source, target) for source in languages for target in languages]
@@ -103,16 +137,12 @@ class AccuracyFile(ResultFile):
 
     @cached_property
     def accuracy(self) -> dict[str, dict[str, np.ndarray]]:
-        """float64 (layers,) by source and target language; a `.pt` cell goes before its `.pk` cell."""
+        """float64 (layers,) by source and target language; the `.pt` file takes precedence over the `.pk` file."""
         found: dict[str, dict[str, np.ndarray]] = {}
-        if self.released_path.exists():
-            _, tables = self.released_tables()
-            found = {
-                source: {target: row.numpy() for target, row in targets.items()}
-                for source, targets in tables["accuracy"].items()
-            }
-        for source, targets in self.content["accuracy"].items():
-            found.setdefault(source, {}).update({target: row.numpy() for target, row in targets.items()})
+        parts = [self.released_tables()[1]] if self.released_path.exists() else []
+        for part in [*parts, self.content]:
+            for source, targets in part["accuracy"].items():
+                found.setdefault(source, {}).update({target: row.numpy() for target, row in targets.items()})
         if len({row.shape for targets in found.values() for row in targets.values()}) > 1:
             raise self.damaged(f"it and {self.released_path.name} hold accuracies of different models")
         return found

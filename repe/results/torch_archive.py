@@ -1,7 +1,8 @@
-"""Archives of plain data and tensors, as `torch.save` writes them: the same content is the same bytes everywhere."""
+"""PyTorch archives of plain data and tensors: equal content gives equal bytes on every machine."""
 
 import io
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,26 @@ from repe.paper import LANGUAGES, in_paper_order
 
 
 def read(path: Path) -> Any:
-    """The content of a PyTorch archive of plain data; an error of any type if it is damaged."""
+    """The content of a PyTorch archive of plain data.
+
+    Raises:
+        Exception: of any type, if the file is damaged or names anything that PyTorch's restricted unpickler refuses.
+    """
     with path.open("rb") as file:
-        # PyTorch does not compare the check sums that it writes.
         with Zip(file) as archive:
+            # PyTorch stores without compression: a compressed archive can unpack to more than fits into memory.
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                raise ValueError("it is compressed, which result files are not")
+            # PyTorch does not verify the checksums that it writes.
             if wrong := archive.testzip():
-                raise ValueError(f"the check sum of {wrong} is wrong")
+                raise ValueError(f"the checksum of {wrong} is wrong")
         file.seek(0)
         with warnings.catch_warnings(action="ignore"):
             return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write nested dicts with plain data and tensors; a crash leaves the old file.
+    """Write nested dicts of plain data and tensors; a crash leaves an existing file intact.
 
     Raises:
         UserError: the folder or the file cannot be written.
@@ -36,13 +44,13 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 
 def holds(value: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
-    """Whether `value` is a plain tensor of numbers: a sparse one, a parameter or one without data is none."""
+    """Whether `value` is a dense CPU tensor of this type and shape, and not a parameter."""
     plain = type(value) is torch.Tensor and value.layout == torch.strided and value.device.type == "cpu"
     return plain and not value.requires_grad and value.dtype == dtype and value.shape == shape
 
 
 def _in_order(value: Any) -> Any:
-    """Dicts whose keys are languages in the paper's order, so that bytes do not tell in which order a file grew."""
+    """`value` with languages in the paper's order, so that bytes do not depend on the order of additions."""
     if not isinstance(value, dict):
         return value
     if any(name in LANGUAGES for name in value):
@@ -51,7 +59,7 @@ def _in_order(value: Any) -> Any:
 
 
 def _sharing_storage(content: dict[str, Any]) -> dict[str, Any]:
-    """The same content with all tensors of a type in one storage: 500 small tensors load several times faster."""
+    """`content` with all tensors of a dtype in one storage: 500 small tensors load several times faster."""
     leaves: dict[torch.dtype, list[torch.Tensor]] = {}
 
     def gather(value: Any) -> None:

@@ -11,7 +11,7 @@ from repe.paper import CONCEPTS, FAMILIES, LANGUAGES, Family, in_paper_order, se
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import File, Kind, ResultFile
 from repe.runs import processes
-from repe.runs.arguments import kind, named_model, results_folder
+from repe.runs.arguments import named_model, results_folder
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ def open_models(args: argparse.Namespace, file_type: type[File], same_language: 
         if not (args.res_dir / folder).is_dir():
             found = " ".join(sorted(path.name for path in args.res_dir.glob("*") if any(path.glob("*/*.p[tk]"))))
             raise UserError(f"no results in {args.res_dir / folder} (found: {found or 'none'}): {_how(file_type)}")
-    concepts = args.concept or _common_concepts(args, folders, file_type)
+    kind = Kind(args.direction_method, args.random_direction)
+    concepts = args.concept or _common_concepts(args.res_dir, folders, kind.file_name(file_type.stem), file_type)
     files = {
-        folder: {concept: file_type(args.res_dir, folder, concept, kind(args)) for concept in concepts}
-        for folder in folders
+        folder: {concept: file_type(args.res_dir, folder, concept, kind) for concept in concepts} for folder in folders
     }
     all_files = [file for by_concept in files.values() for file in by_concept.values()]
     languages = _common_languages(args.lang, all_files, same_language)
@@ -105,11 +105,8 @@ def _how(file_type: type[ResultFile]) -> str:
     return "run collect_vector.py first" + (", then recognize_concept.py" if file_type.stem == "acc" else "")
 
 
-def _common_concepts(args: argparse.Namespace, folders: list[str], file_type: type[ResultFile]) -> list[str]:
-    name = kind(args).file_name(file_type.stem)
-    found = [
-        {path.parent.name for path in (args.res_dir / folder).glob(f"*/{Path(name).stem}.p[tk]")} for folder in folders
-    ]
+def _common_concepts(res_dir: Path, folders: list[str], name: str, file_type: type[ResultFile]) -> list[str]:
+    found = [{path.parent.name for path in (res_dir / folder).glob(f"*/{Path(name).stem}.p[tk]")} for folder in folders]
     common = in_paper_order(set.intersection(*found), CONCEPTS)
     if not common:
         raise UserError(f"no concept has {name} in all of {' '.join(folders)}: {_how(file_type)}")

@@ -22,10 +22,10 @@ from repe.files import writable_folder
 from repe.models.model import Model
 from repe.models.registry import check_template
 from repe.models.source import ModelSource
-from repe.results.result_file import File, ResultFile
+from repe.results.result_file import File, Kind, ResultFile
 from repe.results.vector_file import VectorFile
 from repe.runs import processes
-from repe.runs.arguments import kind, named_model, results_folder
+from repe.runs.arguments import named_model, results_folder
 from repe.vectors.concept_vectors import ConceptVectors
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def model_source(args: argparse.Namespace) -> ModelSource:
         dtype_name=args.dtype,
         truncate=args.truncate,
         trust_remote_code=args.trust_remote_code,
+        untrained=args.seed if vars(args).get("untrained") else None,
         batch_size=args.batch_size,
         gpu=int(os.environ["LOCAL_RANK"]) if processes.count() > 1 else None,
     )
@@ -116,8 +117,8 @@ def result_files(
     args: argparse.Namespace, label: str, concepts: Iterable[str], file_type: type[File]
 ) -> dict[str, File]:
     """The model's result files by concept, existing or not."""
-    folder = results_folder(args, label).name
-    return {concept: file_type(args.res_dir, folder, concept, kind(args)) for concept in concepts}
+    folder, kind = results_folder(args, label).name, Kind(args.direction_method, args.random_direction)
+    return {concept: file_type(args.res_dir, folder, concept, kind) for concept in concepts}
 
 
 def concepts_and_languages(args: argparse.Namespace) -> dict[str, list[str]]:
@@ -240,13 +241,13 @@ def _tasks(args: argparse.Namespace, source: ModelSource, plan: _Plan, what: str
         for concept, language in bar:
             bar.set_postfix_str(f"{concept} {language}")
             train, test = plan.splits[concept, language]
-            states = model
+            states: Any = model
             if cache:
                 pairs = data.read_pairs(data.data_file(args.data_dir, concept, language), concept)
                 states = cache.of(data.texts_of(pairs))
             meta = {**plan.meta, "data": {language: plan.digests[concept, language]}}
             seed = [args.seed, zlib.crc32(concept.encode()), zlib.crc32(language.encode())]
-            yield Task(concept, language, train, test, states, plan.files[concept], meta, seed, {})  # type: ignore[arg-type]
+            yield Task(concept, language, train, test, states, plan.files[concept], meta, seed, {})
     processes.finished()
     if processes.is_main():
         concepts = ", ".join(dict.fromkeys(concept for concept, _ in plan.pending))

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import torch
 from repe.data import Pairs, as_pairs, train_size
 from repe.errors import UserError
 from repe.paper import TRAIN_SHARE
-from repe.vectors.readers import new_reader
+from repe.vectors.readers import READERS, RandomRepReader
 
 if TYPE_CHECKING:
     from repe.models.model import Model
@@ -140,11 +140,12 @@ def collect(
     labels = torch.tensor([[pair.first_is_positive, not pair.first_is_positive] for pair in pairs])
     texts = [text for pair in pairs for text in ((pair.pos, pair.neg) if pair.pos_first else (pair.neg, pair.pos))]
     states = model.states(texts).unflatten(1, (len(pairs), 2))
-    directions, signs = new_reader(method, seed).fit(states, labels).stacked()
+    reader = partial(RandomRepReader, seed) if method == RandomRepReader.method else READERS[method]
+    directions, signs = reader().fit(states, labels).stacked()
     norms = torch.stack([state.float().norm(dim=-1).mean().cpu() for state in states]).numpy()
     held_out = None
     if part := fitted_on(len(pairs)) if validation else 0:
-        fitted = new_reader(method, seed).fit(states[:, :part], labels[:part])
+        fitted = reader().fit(states[:, :part], labels[:part])
         held_out = ConceptVectors(*fitted.stacked(), method, part)
     return ConceptVectors(directions, signs, method, len(pairs), norms, held_out, getattr(model, "record", {}))
 

@@ -6,7 +6,7 @@ final norm. This equals Transformers' `hidden_states[l]`; the embeddings, `hidde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,8 @@ CUDA_TOKENS = (2048, 65536)
 def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None = None) -> torch.Tensor:
     """Run `texts` through the trunk and keep the state of each one's last token in every layer.
 
-    Texts of similar length share a batch. They are padded on the right: a causal model then needs neither shifted
-    positions nor a mask for the tokens that count, and an encoder has its mask.
+    Texts are padded on the right: a causal model then needs neither shifted positions nor a mask for the tokens that
+    count, and an encoder has its mask.
 
     Args:
         model: trunk, tokenizer and template.
@@ -45,11 +45,10 @@ def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None
         batch_size: texts per batch; None for as many as a budget of tokens allows.
 
     Returns:
-        (layers, texts, hidden) in the model's dtype, on the device of the token ids; texts in the order given.
+        (layers, texts, hidden) in the model's dtype and on its device, in the order of the texts.
 
     Raises:
-        UserError: a text has no tokens or exceeds the context length; a state is not finite; a single text does not fit
-            into memory.
+        UserError: a text has no tokens or is too long, a state is not finite, or a single text exceeds the memory.
     """
     tokens = tokenize(model, texts)
     states = torch.empty(model.layers, len(texts), model.hidden_size, dtype=model.dtype, device=model.device)
@@ -176,8 +175,8 @@ def token_budget(model: Model, decoding: bool = False) -> int:
     return min(max(int(FREE_SHARE * free / (numbers * model.dtype.itemsize)), low), high)
 
 
-def next_batch(lengths: Sequence[int], budget: int, batch_size: int | None) -> list[int]:
-    """Indices of the longest texts, as many as fit: padding is small and the largest batch comes first.
+def batches(lengths: Sequence[int], budget: int, batch_size: int | None) -> Iterator[list[int]]:
+    """Indices of texts by decreasing length, so that padding is small and the largest batch comes first.
 
     Args:
         lengths: tokens per text.
@@ -185,7 +184,11 @@ def next_batch(lengths: Sequence[int], budget: int, batch_size: int | None) -> l
         batch_size: texts per batch, or None.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    return order[: batch_size or max(1, budget // max(1, lengths[order[0]]))]
+    start = 0
+    while start < len(order):
+        size = batch_size or max(1, budget // max(1, lengths[order[start]]))
+        yield order[start : start + size]
+        start += size
 
 
 def in_batches(run: Callable[[list[int]], None], lengths: Sequence[int], model: Model, batch_size: int | None) -> None:
@@ -207,7 +210,7 @@ def in_batches(run: Callable[[list[int]], None], lengths: Sequence[int], model: 
     while waiting:
         size = min(batch_size, model.limits.get("texts", batch_size)) if batch_size else None
         tokens = min(budget, model.limits.get("tokens", budget))
-        rows = [waiting[place] for place in next_batch([lengths[row] for row in waiting], tokens, size)]
+        rows = [waiting[place] for place in next(batches([lengths[row] for row in waiting], tokens, size))]
         try:
             run(rows)
         except torch.OutOfMemoryError as error:

@@ -147,8 +147,3 @@ def signs(states: torch.Tensor, labels: torch.Tensor, directions: torch.Tensor) 
     negative = torch.where(labels[:, :1], projections[:, 1], projections[:, 0])
     larger, smaller = (positive >= negative).sum(dim=0), (positive <= negative).sum(dim=0)
     return torch.where(smaller > larger, -1, 1).to(torch.int8)
-
-
-def new_reader(method: str, seed: int | Sequence[int] = 1) -> RepReader:
-    """The reader of a `--direction-method`; `seed` matters for `random` only."""
-    return RandomRepReader(seed) if method == RandomRepReader.method else READERS[method]()

@@ -86,6 +86,17 @@ def test_every_item_once_gives_the_accuracies_of_the_file(tmp_path: Path) -> Non
         assert found.accuracies(ones)[0] == pytest.approx(expected)
 
 
+def test_pairs_with_the_same_key_are_one_item_with_several_outcomes(tmp_path: Path) -> None:
+    """Both pairs of `g|1` count, and a draw takes both or none."""
+    keys = ["g|0", "g|1", "g|1", "g|2"]
+    file = write_accuracies(tmp_path, {"en": {"en": np.array([[0, 1, 0, 1]])}}, {"en": keys})
+    found = outcomes(file, own(["en"]), PAPER)
+    assert found.correct[:, 0].tolist() == [0, 1, 1]
+    assert found.present[:, 0].tolist() == [1, 2, 1]
+    assert found.accuracies(np.ones((1, 3), dtype=np.float32)).tolist() == [[0.5]]
+    assert found.accuracies(np.array([[0, 3, 0], [1, 1, 0]], dtype=np.float32))[:, 0] == pytest.approx([1 / 2, 1 / 3])
+
+
 def test_draws_are_the_same_again_and_others_with_another_seed(tmp_path: Path) -> None:
     right = np.random.default_rng(5).integers(2, size=(1, 30), dtype=np.uint8)
     file = write_accuracies(tmp_path, {"en": {"en": right}}, {"en": [f"g|{number}" for number in range(30)]})
@@ -111,7 +122,7 @@ def test_a_draw_without_a_languages_items_does_not_count() -> None:
     assert np.isnan(bounds(np.full((5, 1), np.nan))).all()
 
 
-def test_a_file_that_does_not_say_which_pairs_were_right_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_a_record_of_which_pairs_were_right_is_refused(tmp_path: Path) -> None:
     file = write_accuracies(tmp_path, {"en": {"en": np.ones((1, 4))}}, {"en": ["a|1", "a|2", "a|3", "a|4"]})
     with pytest.raises(UserError, match=r"acc\.pt has no record of which pairs were right of fr on en: .* both stages"):
         file.cell("correct", "fr", "en")

@@ -1,6 +1,7 @@
 """Layers chosen on the test set, on validation pairs, or beforehand."""
 
 import shutil
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +12,14 @@ from conftest import Ended, write_accuracies
 from golden_subset import accuracies, vectors
 
 from repe.analysis import consistency
-from repe.analysis.layer_selection import PAPER, Selection, accuracy_at, same_language_table, selections, side_by_side
+from repe.analysis.accuracy_table import same_language_table
+from repe.analysis.layer_selection import PAPER, Selection, accuracy_at, selections, side_by_side
 from repe.errors import UserError
 from repe.paper import CONCEPTS, LANGUAGES
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
-from repe.runs.arguments import Parser, parser
+from repe.runs.arguments import layer_select
 
 KEYS = {"en": ["g|0", "g|1", "g|2", "g|3"], "fr": ["g|0", "g|1", "g|2", "g|3"]}
 
@@ -60,7 +62,7 @@ def test_a_layer_by_number_or_nearest_relative_depth(by: float, layer: int, tmp_
 
 
 def test_a_layer_that_a_model_does_not_have_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--layer-select 5: .*tiny has 4 layers: choose one of them"):
+    with pytest.raises(UserError, match=r"--layer-select 5: .*tiny has only 4 layers; choose one of them"):
         Selection(5).accuracy_layer(made(tmp_path), "en", "en")
 
 
@@ -106,17 +108,20 @@ def test_tables_stand_side_by_side() -> None:
     pd.testing.assert_frame_equal(side_by_side({PAPER: one}), one)
 
 
-def test_names_of_selections_and_what_the_option_takes() -> None:
-    suffixes = {"best": "", "validation": "_validation", "12": "_layer12", "0.5": "_depth0.5", "0": None, "x": None}
-    for text, suffix in (suffixes | {"-1": None, "1.5": None, "0.0": "_depth0"}).items():
-        options = parser("", cross_model=True)
-        assert isinstance(options, Parser)
-        if suffix is None:
-            with pytest.raises(SystemExit):
-                options.parse_args([f"--layer-select={text}"])
-        else:
-            chosen = selections(options.parse_args(["--layer-select", text]))
-            assert [one.suffix for one in chosen] == list(dict.fromkeys(["", suffix]))
+@pytest.mark.parametrize(
+    ("text", "suffix"), [("best", ""), ("validation", "_validation"), ("12", "_layer12"), ("0.5", "_depth0.5")]
+)
+def test_the_selection_of_the_option_is_beside_the_papers_with_a_suffix(text: str, suffix: str) -> None:
+    chosen = selections(layer_select(text))
+    assert chosen[0] == PAPER
+    assert [one.suffix for one in chosen] == list(dict.fromkeys(["", suffix]))
+    assert selections(0.0)[1].suffix == "_depth0"
+
+
+@pytest.mark.parametrize("text", ["0", "x", "-1", "1.5"])
+def test_other_values_of_the_option_are_refused(text: str) -> None:
+    with pytest.raises(ArgumentTypeError):
+        layer_select(text)
 
 
 def test_downloads_are_refused_by_name(script: Callable[..., Ended], golden: Path, tmp_path: Path) -> None:
@@ -127,14 +132,14 @@ def test_downloads_are_refused_by_name(script: Callable[..., Ended], golden: Pat
         ended = script(name, *options, "--layer-select", "validation")
         assert ended.status == 2
         assert ended.err.count("\n") == 1
-        assert "morality/acc.pk has no validation accuracy of en on en: it has accuracies alone" in ended.err
+        assert "morality/acc.pk has no validation accuracy of en on en: it has accuracies only" in ended.err
         ended = script(name, *options, "--layer-select", "99")
         assert ended.status == 2
-        assert "bloomz-560M has 24 layers: choose one of them, or a relative depth" in ended.err
+        assert "bloomz-560M has only 24 layers; choose one of them, or a relative depth" in ended.err
     for name in ("recognize_concept", "transferability_analysis"):
         ended = script(name, *options, "--bootstrap")
         assert ended.status == 2
         assert "morality/acc.pk has no record of which pairs were right of en on en" in ended.err
     (tmp_path / "bloomz-560M/morality/acc.pk").unlink()
     ended = script("consistency_analysis", *options, "--layer-select", "validation")
-    assert ended.err.endswith("morality/acc.pt, which is not there: run recognize_concept.py\n")
+    assert ended.err.endswith("morality/acc.pt, which is missing: run recognize_concept.py\n")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, kstest, pearsonr
 
-from repe.analysis.permutation import better_than, correlations, holm, mantel, orders
+from repe.analysis.permutation import better_than, holm, mantel, orders, pearson
 
 ALL_PAIRS = ~np.eye(3, dtype=bool)
 
@@ -77,8 +77,8 @@ def test_a_full_effect_has_the_smallest_p_value_and_the_reverse_the_largest() ->
     assert better_than(right, right, exchanges) == 1
 
 
-def test_outcomes_of_other_shapes_cannot_be_exchanged() -> None:
-    with pytest.raises(ValueError, match="cannot be exchanged"):
+def test_outcomes_of_different_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="have different shapes"):
         better_than(np.ones((2, 4)), np.ones((3, 4)), np.zeros((1, 4)))
 
 
@@ -153,7 +153,7 @@ def test_mantel_agrees_with_scikit_bio() -> None:
     """The example of its documentation, and distances of ten points with 99,999 permutations (version 0.7.4)."""
     x, y = np.array([[0, 1, 2], [1, 0, 3], [2, 3, 0]]), np.array([[0, 2, 7], [2, 0, 6], [7, 6, 0]])
     every = orders([0] * 3, 999, np.random.default_rng(0))
-    assert correlations(x[ALL_PAIRS][None].astype(float), y[ALL_PAIRS].astype(float)) == pytest.approx([0.7559289460])
+    assert pearson(x[ALL_PAIRS][None].astype(float), y[ALL_PAIRS].astype(float)) == pytest.approx([0.7559289460])
     assert mantel(x, y, [ALL_PAIRS], every) == 4 / 6  # 0.669 with 9,999 random ones
     generator = np.random.default_rng(7)
     a = generator.random((10, 3))
@@ -216,16 +216,38 @@ def test_an_undefined_correlation_has_no_p_value() -> None:
     assert math.isnan(mantel(square, square, [different(4), np.zeros((4, 4), dtype=bool)], every))
 
 
-def test_correlations_are_scipys_over_known_entries() -> None:
+def test_pearsons_r_is_scipys_over_known_entries() -> None:
     generator = np.random.default_rng(12)
     rows, values = generator.random((20, 30)) * 1e-3 + 5, generator.random(30) + 100
     rows[generator.random(rows.shape) < 0.2] = np.nan
     values[3] = np.nan
-    found = correlations(rows, values)
+    found = pearson(rows, values)
     for row, r in zip(rows, found, strict=True):
         known = np.isfinite(row) & np.isfinite(values)
         assert r == pytest.approx(pearsonr(row[known], values[known]).statistic, abs=1e-9)
-    assert np.isnan(correlations(np.full((2, 5), 0.3), np.arange(5.0))).all()
+    both = [1, 2, np.nan, 4, 5], [2, 4, 9, np.nan, 10.0]
+    assert pearson(*map(np.array, both)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [([0.3] * 5, [0, 1, 2, 3, 4]), ([0.1, 0.2], [0.7, 0.7]), ([0.1, np.nan], [0.5, 0.7]), ([np.nan] * 2, [0.5, 0.7])],
+    ids=["constant", "constant", "one known pair", "no known pair"],
+)
+def test_pearsons_r_of_constants_or_of_fewer_than_two_pairs_is_undefined(x: list[float], y: list[float]) -> None:
+    assert np.isnan(pearson(np.array(x), np.array(y)))
+    assert np.isnan(pearson(np.array(y), np.array(x)))
+
+
+def test_pearsons_r_does_not_leave_its_range_and_keeps_its_digits() -> None:
+    generator = np.random.default_rng(13)
+    x = generator.random((50, 132))
+    x[:25] = x[25:] * generator.random((25, 1)) + 7
+    rs = pearson(x[:25], x[25:])
+    assert rs.max() <= 1
+    assert rs == pytest.approx(np.ones(25), abs=1e-12)
+    values = generator.random(132)
+    assert pearson(x, values) == pytest.approx([np.corrcoef(row, values)[0, 1] for row in x], abs=1e-13)
 
 
 # Holm

@@ -185,7 +185,7 @@ def test_of_an_encoder_with_a_decoder_the_caller_says_which() -> None:
                 ids = tokenizer(text, return_tensors="pt").input_ids
                 output = t5(input_ids=ids, decoder_input_ids=start, output_hidden_states=True)
             np.testing.assert_allclose(each[1][0], output[f"{which}_hidden_states"][1][0, token], atol=1e-5)
-    with pytest.raises(ValueError, match="encoder or decoder for T5Model, not None"):
+    with pytest.raises(ValueError, match="must be 'encoder' or 'decoder' for T5Model, not None"):
         pipe(TEXTS[0])
 
 
@@ -360,17 +360,17 @@ def test_pairs_may_come_as_pairs_and_texts_may_be_cut(lms: Lms) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hidden_layers": [7]}, "7 is none of -4 to 3"),
+        ({"hidden_layers": [7]}, "7 is not in the range -4 to 3"),
         ({"hidden_layers": "last"}, "hidden_layers 'last'"),
         ({"hidden_layers": []}, "hidden_layers"),
         ({"rep_token": 40}, "rep_token 40 is out of range"),
         ({"rep_token": "last"}, "rep_token 'last'"),
-        ({"train_inputs": TEXTS[:3]}, "takes texts by 2, not 3"),
+        ({"train_inputs": TEXTS[:3]}, "a multiple of 2 texts, not 3"),
         ({"train_inputs": TEXTS[0]}, "not one text"),
         ({"train_inputs": []}, "empty"),
         ({"n_difference": -1}, "n_difference -1"),
-        ({"n_difference": 5}, "by 32, not 16"),
-        ({"train_labels": LABELS[:2]}, "for 4 texts, there are 16"),
+        ({"n_difference": 5}, "a multiple of 32 texts, not 16"),
+        ({"train_labels": LABELS[:2]}, "for 4 texts, but there are 16"),
         ({"train_labels": [*LABELS[:7], [0, 0]]}, r"train_labels\[7\]"),
         ({"train_labels": [*LABELS[:7], 2]}, r"train_labels\[7\] is 2"),
         ({"direction_method": "mean"}, "'mean' is not among"),
@@ -379,7 +379,7 @@ def test_pairs_may_come_as_pairs_and_texts_may_be_cut(lms: Lms) -> None:
         ({"direction_finder_kwargs": {"n_components": 9}}, "9 is more than 8"),
         ({"direction_method": "cluster_mean"}, "train_labels"),
         ({"direction_method": "cluster_mean", "train_labels": LABELS, "n_difference": 0}, "n_difference=1"),
-        ({"direction_method": "cluster_mean", "train_labels": [0] * 8}, "either label"),
+        ({"direction_method": "cluster_mean", "train_labels": [0] * 8}, "both orders"),
         ({"train_inputs": ["same", "same"] * 2}, "do not vary"),
     ],
 )
@@ -397,7 +397,7 @@ def test_what_cannot_be_read_is_refused(lms: Lms) -> None:
         pipe(TEXTS, rep_reader=reader, component_index=1)
     with pytest.raises(ValueError, match="batch_size=1"):
         pipe([list(PAIRS[0])], batch_size=2)
-    with pytest.raises(ValueError, match="no token of the text ''"):
+    with pytest.raises(ValueError, match="no tokens for ''"):
         pipe(["dog", ""], add_special_tokens=False)
     with pytest.raises(ValueError, match=r"pca take \('n_components',\)"):
         make_reader("pca", {"needs_hiddens": True})
@@ -550,8 +550,8 @@ def test_a_model_that_does_not_fit_in_one_place(tmp_path: Path, model_folders: d
 @pytest.mark.parametrize(
     ("made", "called", "message"),
     [
-        ({"layers": [9]}, {}, "no block 9: blocks go from -3 to 2"),
-        ({"block_name": "attention"}, {}, "'attention' is not among"),
+        ({"layers": [9]}, {}, "block 9 does not exist: choose from -3 to 2"),
+        ({"block_name": "attention"}, {}, "'attention' is not a part of LlamaDecoderLayer"),
         ({"control_method": "contrast_vec"}, {}, "'contrast_vec' is not known"),
         ({}, {"activations": {0: vectors()}}, "no entry for block 1"),
         ({}, {"activations": vectors()}, "a dict by block, not Tensor"),

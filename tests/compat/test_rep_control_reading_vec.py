@@ -1,4 +1,4 @@
-"""The wrapped model agrees with blocks that are changed by hand, and leaves no trace of itself."""
+"""The wrapped model agrees with blocks changed by hand, and unwrapping restores the model."""
 
 import copy
 from pathlib import Path
@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from repe.compat.rep_control_reading_vec import BLOCK_NAMES, WrappedReadingVecModel
 from repe.control.steering import change, steered
-from repe.models.loading import find_blocks
+from repe.models.model import find_blocks
 
 # The last one asks its blocks for their kind of attention.
 FAMILIES = ("llama", "qwen2", "bloom", "gpt_neox", "gemma3")
@@ -382,19 +382,26 @@ def test_wrappers_of_one_model_share_what_is_wrapped(lms: Lms) -> None:
     copied = copy.deepcopy(lm)
     second.unwrap()
     assert not differ(logits(lm), plain)
-    # A copy is controlled like its original, and apart from it.
+    # A copy is controlled like its original, and independently of it.
     assert_equal(logits(copied), controlled)
-    WrappedReadingVecModel(copied, None).unwrap()
+    third = WrappedReadingVecModel(copied, None)
+    third.reset()
+    assert not differ(logits(copied), plain)
+    assert torch.equal(third.get_activations(BLOCK), states_of_block(copied, padded(PROMPTS)))
+    third.unwrap()
     assert not differ(logits(copied), plain)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda model: model.wrap_block(3), "no block 3: blocks go from -3 to 2"),
-        (lambda model: model.wrap_block([0, -4]), "no block -4"),
-        (lambda model: model.wrap_block(0, "attn"), r"'attn' is not among \('decoder_block', 'mlp'"),
-        (lambda model: model.wrap_block(0, "self_attn"), "what BloomBlock has"),
+        (lambda model: model.wrap_block(3), "block 3 does not exist: choose from -3 to 2"),
+        (lambda model: model.wrap_block([0, -4]), "block -4 does not exist"),
+        (
+            lambda model: model.wrap_block(0, "attn"),
+            r"'attn' is not a part of BloomBlock: choose from \('decoder_block', 'mlp'",
+        ),
+        (lambda model: model.wrap_block(0, "self_attn"), "'self_attn' is not a part of BloomBlock"),
         (lambda model: model.get_activations(0), "decoder_block of block 0 is not wrapped"),
         (lambda model: model.get_activations(BLOCK, "mlp"), "mlp of block 1 is not wrapped"),
         (lambda model: model.set_controller(0, vectors()), "call wrap_block first"),
@@ -407,7 +414,7 @@ def test_wrappers_of_one_model_share_what_is_wrapped(lms: Lms) -> None:
         (lambda model: model.set_controller(BLOCK, vectors(), token_pos=[0.5]), r"token_pos \[0.5\]"),
         (lambda model: model.set_controller(BLOCK, vectors(), masks="left"), "masks 'left'"),
         (lambda model: model.set_masks([1, 0]), r"masks \[1, 0\]"),
-        (lambda model: WrappedReadingVecModel(nn.Linear(1, 1), None), "Linear is no model of Transformers"),
+        (lambda model: WrappedReadingVecModel(nn.Linear(1, 1), None), "Linear is not a Transformers model"),
     ],
 )
 def test_what_cannot_be_wrapped_or_set_is_refused(call: Any, message: str, lms: Lms) -> None:

@@ -10,7 +10,7 @@ import torch
 from conftest import build, load
 from transformers import AutoModelForCausalLM
 
-from repe.control.generation import Decoding, generate, next_token_log_probs, prompt_batches, reply_losses
+from repe.control.generation import Decoding, generate, next_token_log_probs, prompt_batches, reply_losses, reply_texts
 from repe.control.prompts import Prompt
 from repe.errors import UserError
 from repe.models import verification
@@ -33,7 +33,7 @@ def test_a_batch_gives_what_transformers_gives_each_prompt_alone(family: str, mo
         assert reply == (expected[: expected.index(2)] if 2 in expected else expected)
 
 
-def test_a_checkpoints_own_decoding_does_not_count(tmp_path: Path) -> None:
+def test_a_checkpoints_own_decoding_settings_are_ignored(tmp_path: Path) -> None:
     folder = build(tmp_path / "m", "llama")
     plain = generate(load_causal(folder), ROWS, Decoding(max_new_tokens=8))
     lm = AutoModelForCausalLM.from_pretrained(folder)
@@ -49,7 +49,7 @@ def test_a_reply_ends_before_the_token_that_ends_it(tmp_path: Path) -> None:
     assert generate(model, ROWS, Decoding(max_new_tokens=8))[0] == whole[0][: whole[0].index(whole[0][3])]
 
 
-def test_sampling_follows_its_seeds_and_leaves_the_processs_alone(model_folders: dict[str, Path]) -> None:
+def test_sampling_depends_on_its_seeds_only_and_leaves_the_global_seed_alone(model_folders: dict[str, Path]) -> None:
     model = load_causal(model_folders["llama"])
     sampled = Decoding(max_new_tokens=8, temperature=2.0)
     torch.manual_seed(5)
@@ -99,14 +99,26 @@ def test_batches_hold_prompts_of_like_length_in_the_template(model_folders: dict
     assert found[1].tokens[1] == model.tokenizer("Q xxx")["input_ids"]
 
 
-def test_prompts_that_leave_no_room_for_a_reply_are_refused_by_id(model_folders: dict[str, Path]) -> None:
+def test_prompts_that_exceed_the_context_length_are_named(model_folders: dict[str, Path]) -> None:
     model = load_causal(model_folders["llama"])  # 256 positions
     assert prompt_batches(model, [prompt("x" * 247)], 8, None)
-    with pytest.raises(UserError, match=r"prompts long \(en, 249 tokens\).*256.*--max-new-tokens"):
+    with pytest.raises(UserError, match=r"context length of .*256 tokens.*en long \(249 tokens\).*--max-new-tokens"):
         prompt_batches(model, [prompt("x"), prompt("x" * 248, "long")], 8, None)
 
 
-def test_logits_that_are_not_finite_are_an_error_and_no_reply(model_folders: dict[str, Path]) -> None:
+def test_reply_texts_come_in_the_order_of_the_prompts(model_folders: dict[str, Path]) -> None:
+    model = load_causal(model_folders["llama"])
+    texts = ["ab", "a much longer prompt", "c"]
+    expected = [
+        model.tokenizer.decode(generate(model, [model.tokenizer(text)["input_ids"]], Decoding(8))[0]).strip()
+        for text in texts
+    ]
+    assert reply_texts(model, texts, max_new_tokens=8) == expected
+    with pytest.raises(UserError, match="no vocabulary head"):
+        reply_texts(load(model_folders["llama"]), texts)
+
+
+def test_logits_that_are_not_finite_are_an_error(model_folders: dict[str, Path]) -> None:
     model = load_causal(model_folders["llama"])
     with torch.no_grad():
         model.lm.lm_head.weight[7] = math.nan

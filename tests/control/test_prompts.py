@@ -1,4 +1,4 @@
-"""Prompt files: what is right is read in order, what is wrong is named by its line."""
+"""Prompt files: valid prompts are read in order, invalid lines are named by their number."""
 
 import hashlib
 import json
@@ -32,16 +32,16 @@ def test_prompts_come_in_the_files_order_and_ids_may_be_numbers(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0c", "\u2028\r\n"])
-def test_what_breaks_a_line_in_print_does_not_end_a_prompt(mark: str, tmp_path: Path) -> None:
+def test_unicode_line_separators_do_not_end_a_prompt(mark: str, tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     text = f"first{mark}second"
     lines = [json.dumps(GOOD | {"id": one, "prompt": text}, ensure_ascii=False) for one in ("a", "b")]
-    # Windows' line ends are no part of a prompt either.
+    # Windows' line ends are not part of a prompt either.
     path.write_text("\r\n".join(lines), encoding="utf-8", newline="")
     assert [prompt.prompt for prompt in read_prompts(path).prompts] == [text, text]
 
 
-def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(read_prompts(path).prompts) == 1
@@ -50,34 +50,37 @@ def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2: no JSON object"),
-        ([GOOD], "line 2: no JSON object"),
-        ("[" * 100_000, "line 2: no JSON object"),
-        ({name: value for name, value in GOOD.items() if name != "prompt"}, "line 2: 'prompt' is missing"),
-        (GOOD | {"harmful": "no"}, "line 2: 'harmful' is \"no\", not true or false"),
-        (GOOD | {"id": True}, "line 2: 'id' is true, not text"),
-        (GOOD | {"prompt": 3}, "line 2: 'prompt' is 3, not text"),
-        (GOOD | {"prompt": "  "}, "line 2: 'id' or 'prompt' is blank"),
-        (GOOD | {"lang": "../x"}, "line 2: 'lang' is no plain name"),
-        (GOOD | {"prompt": "\ud800"}, "line 2: half a surrogate pair"),
-        (GOOD, "line 2: the id 'a' is there twice in en"),
+        ("{", "line 2: not a JSON object"),
+        ([GOOD], "line 2: not a JSON object"),
+        ("[" * 100_000, "line 2: not a JSON object"),
+        (
+            {name: value for name, value in GOOD.items() if name != "prompt"},
+            "line 2: 'prompt' must be text, but is missing",
+        ),
+        (GOOD | {"harmful": "no"}, "line 2: 'harmful' must be true or false, but is \"no\""),
+        (GOOD | {"id": True}, "line 2: 'id' must be text, but is true"),
+        (GOOD | {"prompt": 3}, "line 2: 'prompt' must be text, but is 3"),
+        (GOOD | {"prompt": "  "}, "line 2: 'id' or 'prompt' is empty"),
+        (GOOD | {"lang": "../x"}, "line 2: 'lang' '../x' is not a valid name"),
+        (GOOD | {"prompt": "\ud800"}, "line 2: 'id' or 'prompt' contains an unpaired surrogate"),
+        (GOOD, "line 2: duplicate id 'a' in en"),
     ],
 )
-def test_a_faulty_line_is_named(line: object, message: str, tmp_path: Path) -> None:
+def test_an_invalid_line_is_named(line: object, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         read_prompts(write(tmp_path, GOOD, line))
     assert message in str(error.value)
 
 
-def test_many_faults_are_counted(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"line 5: no JSON object; and 3 more$"):
+def test_many_invalid_lines_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"line 5: not a JSON object; and 3 more$"):
         read_prompts(write(tmp_path, *["x"] * 8))
 
 
-def test_a_file_without_what_is_asked_for_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no prompt in fr, but in en: choose among these with --target-lang"):
+def test_a_file_without_the_chosen_language_or_any_prompt_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no prompts in fr: choose from en with --target-lang"):
         read_prompts(write(tmp_path, GOOD)).of(["en", "fr"])
-    with pytest.raises(UserError, match="holds no prompt"):
+    with pytest.raises(UserError, match="has no prompts"):
         read_prompts(write(tmp_path, ""))
     with pytest.raises(UserError, match="--prompts"):
         read_prompts(tmp_path / "none.jsonl")

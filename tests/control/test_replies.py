@@ -1,4 +1,4 @@
-"""Replies are judged by phrases of sixteen languages, by their language, and by how they repeat themselves."""
+"""Judging replies: refusal phrases in sixteen languages, language identification, repetition, and a classifier."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ LISTS = json.loads(PHRASES.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_each_language_has_phrases_of_both_kinds_that_do_not_hold_each_other(language: str) -> None:
+def test_each_language_has_phrases_of_both_kinds_that_do_not_contain_each_other(language: str) -> None:
     refusal, following = LISTS[language]["refusal"], LISTS[language]["following"]
     assert len(refusal) >= 8
     assert len(following) >= 6
@@ -52,7 +52,7 @@ def test_no_phrase_begins_within_a_word_of_any_script() -> None:
             assert not is_refusal(f"{'நீ' if language == 'ta' else 'నే' if language == 'te' else 'x'}{phrase}"), phrase
 
 
-def test_a_willing_phrase_counts_at_the_beginning_alone() -> None:
+def test_a_willing_phrase_counts_only_at_the_beginning() -> None:
     assert is_following('  "Of course, let us begin.')
     assert not is_following("That is a matter of course, let us begin.")
 
@@ -79,7 +79,7 @@ ARTICLE_1 = {
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_all_sixteen_languages_are_told(language: str) -> None:
+def test_all_sixteen_languages_are_identified(language: str) -> None:
     assert language_of(ARTICLE_1[language]) == language
 
 
@@ -90,7 +90,20 @@ def test_short_mixed_and_odd_replies_have_no_known_language() -> None:
     assert language_of("") == UNKNOWN
 
 
-def test_repetition_is_the_share_of_runs_seen_before() -> None:
+@pytest.mark.parametrize(
+    ("languages", "expected"),
+    [
+        # CLD2 finds 50 % Korean and 49 % English.
+        ("en en en ko ko", "ko"),
+        # 47 % Telugu, 32 % Tamil and 20 % Korean.
+        ("ta te ko", UNKNOWN),
+    ],
+)
+def test_the_language_of_a_mixed_reply_has_at_least_half_of_it(languages: str, expected: str) -> None:
+    assert language_of(" ".join(ARTICLE_1[language] for language in languages.split())) == expected
+
+
+def test_repetition_is_the_share_of_ngrams_seen_before() -> None:
     assert repetition([1, 2, 3]) == 0
     assert repetition([1, 2, 3, 4, 5, 6]) == 0
     assert repetition([7] * 13) == pytest.approx(0.9)
@@ -129,8 +142,8 @@ def test_a_classifier_judges_by_its_label_for_refusals(tmp_path: Path) -> None:
 
 
 def test_a_classifier_without_such_a_label_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="labels good, bad: one of them has to be for refusals"):
+    with pytest.raises(UserError, match="labels good, bad: choose a model with one label"):
         Classifier(str(classifier(tmp_path / "c", ["good", "bad"])), "cpu")
     (tmp_path / "c" / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"--classifier .* no readable text classifier"):
+    with pytest.raises(UserError, match=r"--classifier .* cannot be loaded"):
         Classifier(str(tmp_path / "c"), "cpu")

@@ -1,4 +1,4 @@
-"""Steering agrees with a plain computation: one row, no cache, no padding, the block's output changed by hand."""
+"""Steering agrees with a plain computation: one row, no cache, no padding, the output of the block replaced."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS
+from conftest import LAYERS, load
+from repe.models.loading import find_blocks
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from repe.control.steering import parse_layers, steered, unit_directions
+from repe.control.steering import block_hooks, parse_layers, steer, steered, unit_directions
 from repe.errors import UserError
-from repe.models.loading import find_blocks
+from repe.results.vector_file import Vectors
 
 CAUSAL = ("llama", "qwen2", "bloom", "gpt_neox", "gpt2", "mistral", "qwen3", "gemma2", "gemma3")
 PROMPTS = [[5, 9, 70, 33, 12, 8], [40, 41], [7, 7, 19, 90]]
@@ -118,7 +119,7 @@ def test_every_row_and_every_generated_token_is_steered(family: str, lms: dict[s
 @pytest.mark.parametrize("family", ["llama", "bloom"])
 @pytest.mark.parametrize("scope", ["all", "prompt", "generated", "last"])
 @pytest.mark.parametrize("operator", ["linear_comb", "piecewise_linear", "projection"])
-def test_operators_and_scopes_are_what_they_say(
+def test_operators_and_scopes_agree_with_their_definitions(
     family: str, scope: str, operator: str, lms: dict[str, nn.Module]
 ) -> None:
     lm = lms[family]
@@ -129,7 +130,7 @@ def test_operators_and_scopes_are_what_they_say(
 
 
 @pytest.mark.parametrize("scope", ["all", "prompt", "generated", "last"])
-def test_the_length_of_the_prompts_can_be_said_where_there_is_no_cache(scope: str, lms: dict[str, nn.Module]) -> None:
+def test_without_a_cache_the_length_of_the_prompts_can_be_given(scope: str, lms: dict[str, nn.Module]) -> None:
     lm, a = lms["llama"], vectors()
     with steered(lm, find_blocks(lm), {2: a}, scope=scope, prompt_tokens=6):
         found = generated(lm, PROMPTS, use_cache=False)
@@ -156,7 +157,7 @@ def test_beams_are_steered_by_their_prompts_vector(lms: dict[str, nn.Module]) ->
 
 
 @pytest.mark.parametrize("family", CAUSAL)
-def test_a_vector_of_zero_changes_not_a_bit(family: str, lms: dict[str, nn.Module]) -> None:
+def test_a_zero_vector_changes_no_bit(family: str, lms: dict[str, nn.Module]) -> None:
     lm, batch = lms[family], padded(PROMPTS)
     with torch.no_grad():
         plain = lm(**batch).logits
@@ -196,7 +197,7 @@ def hooks(lm: nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in lm.modules())
 
 
-def test_no_hook_stays_whatever_happens(lms: dict[str, nn.Module]) -> None:
+def test_hooks_are_always_removed(lms: dict[str, nn.Module]) -> None:
     lm = lms["llama"]
     with steered(lm, find_blocks(lm), {1: vectors()}):
         assert hooks(lm) == 2
@@ -212,6 +213,56 @@ def test_no_hook_stays_whatever_happens(lms: dict[str, nn.Module]) -> None:
     with pytest.raises(ValueError, match="operator"), steered(lm, find_blocks(lm), {1: vectors()}, "add"):
         pass
     assert hooks(lm) == 0
+
+
+def concept_vectors(**details: object) -> Vectors:
+    drawn = np.random.default_rng(0).standard_normal((LAYERS, 1, HIDDEN)).astype(np.float32)
+    return Vectors(drawn, np.array([[1], [-1], [1]], dtype=np.int8), details)
+
+
+def test_steer_adds_strength_times_mean_norm_times_the_signed_unit_vector(model_folders: dict[str, Path]) -> None:
+    model = load(model_folders["llama"], with_head=True)
+    own = concept_vectors(mean_norm=torch.tensor([5.0, 6.0, 7.0]))
+    a = 3.0 * 6.0 * -1 * torch.from_numpy(own.directions[1, 0]) / float(np.linalg.norm(own.directions[1, 0]))
+    with torch.no_grad():
+        with steered(model.lm, model.blocks, {2: a}):
+            expected = model.lm(**padded(PROMPTS)).logits
+        for layers in ("2", [2], "0.3:0.6"):
+            with steer(model, own, layers, 3.0):
+                torch.testing.assert_close(model.lm(**padded(PROMPTS)).logits, expected)
+        with steer(model, own, [2], 3.0 * 6.0, unit="raw"):
+            torch.testing.assert_close(model.lm(**padded(PROMPTS)).logits, expected)
+    assert hooks(model.lm) == 0
+
+
+def test_steer_refuses_vectors_that_do_not_fit(model_folders: dict[str, Path]) -> None:
+    model = load(model_folders["llama"])
+    with pytest.raises(UserError, match="mean norms"), steer(model, concept_vectors(), [2]):
+        pass
+    with pytest.raises(UserError, match="another model"):
+        steer(load(model_folders["llama"]), Vectors(np.ones((2, 1, HIDDEN)), np.ones((2, 1))), [1], unit="raw")
+
+
+def test_block_hooks_replace_states_or_leave_them(model_folders: dict[str, Path]) -> None:
+    lm = AutoModelForCausalLM.from_pretrained(model_folders["llama"]).eval()
+    passes, seen = [], []
+
+    def keep(states: torch.Tensor) -> None:
+        seen.append(states)
+
+    first, second, _ = find_blocks(lm)
+    hooked = block_hooks(lm, {first: torch.zeros_like, second: keep}, lambda *read: passes.append(read))
+    batch = padded(PROMPTS)
+    with torch.no_grad(), hooked:
+        states = lm(**batch, output_hidden_states=True).hidden_states
+    assert not states[1].any()
+    assert torch.equal(states[2], seen[0])
+    ((start, end, mask),) = passes
+    assert (start, end) == (0, 6)
+    assert torch.equal(mask, batch["attention_mask"])
+    with torch.no_grad():
+        assert lm(**batch, output_hidden_states=True).hidden_states[1].any()
+    assert len(passes) == len(seen) == 1
 
 
 def test_directions_have_unit_length_and_point_to_the_positive_side() -> None:
@@ -234,7 +285,7 @@ def test_layers_by_number_and_by_relative_depth() -> None:
         ("0", "from 1 to 9"),
         ("11", "from 1 to 9"),
         ("x", "18,19,20"),
-        ("0.55:0.56", "widen"),
+        ("0.55:0.56", "wider"),
     ],
 )
 def test_layers_that_cannot_be_steered_are_refused(text: str, message: str) -> None:

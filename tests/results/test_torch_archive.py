@@ -1,4 +1,4 @@
-"""Archives: the same content is the same bytes, damage is seen, and an interrupt says nothing of its own."""
+"""Archives: equal content gives equal bytes, damage is detected, and an interrupt prints no traceback."""
 
 import sys
 import zipfile
@@ -25,14 +25,14 @@ def test_what_is_written_is_read_by_plain_torch_with_languages_in_the_papers_ord
     assert (tmp_path / "c.pt").read_bytes() == (tmp_path / "a.pt").read_bytes()
 
 
-def test_a_flipped_byte_is_seen(tmp_path: Path) -> None:
+def test_a_flipped_byte_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     archives.write(path, CONTENT)
     raw = bytearray(path.read_bytes())
     place = raw.index(torch.arange(4.0).numpy().tobytes())
     raw[place + 6] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(ValueError, match="check sum"):
+    with pytest.raises(ValueError, match="checksum"):
         archives.read(path)
 
 

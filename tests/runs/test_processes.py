@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, Ended
-from stress.child import Child, signal_at_step
+from stress.forked_process import ForkedProcess, signal_at_step
 
 from repe.errors import UserError
 from repe.models import loading as models
@@ -52,8 +52,8 @@ def team() -> Team:
             first(rank)
             importlib.import_module(name).start()
 
-        children = [Child(lambda rank=rank: work(rank)) for rank in range(count)]  # type: ignore[misc]
-        return [child.end() for child in children]
+        forks = [ForkedProcess(lambda rank=rank: work(rank)) for rank in range(count)]  # type: ignore[misc]
+        return [fork.end() for fork in forks]
 
     return run
 

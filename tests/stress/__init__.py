@@ -1,1 +1,1 @@
-"""Nothing lost, nothing let in: runs killed, interrupted, raced and out of disk; files fuzzed and hostile."""
+"""Stress test: killed, interrupted and parallel runs, full disks, damaged and hostile files."""

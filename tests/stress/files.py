@@ -1,4 +1,4 @@
-"""Result files: where they lie, and PyTorch's archives in them."""
+"""Paths of result files, and the PyTorch archives in them."""
 
 import io
 import zipfile
@@ -16,12 +16,12 @@ KINDS = tuple(Kind(method, labels) for method in ("cluster_mean", "pca", "random
 
 
 def path_of(file: ResultFile, released: bool) -> Path:
-    """Where a result file lies, under its own name or that of the released code."""
+    """The path of a result file, under its own name or that of the released code."""
     return file.released_path if released else file.path
 
 
 def put(file: ResultFile, released: bool, raw: bytes) -> Path:
-    """Write a result file's bytes, and say where."""
+    """Write the bytes of a result file and return its path."""
     path = path_of(file, released)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(raw)
@@ -35,16 +35,16 @@ def saved(content: Any) -> bytes:
     return buffer.getvalue()
 
 
-def rezipped(raw: bytes, pickled: bytes) -> bytes:
-    """The archive with another pickle in it, and a check sum that is right."""
+def rezipped(raw: bytes, pickled: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
+    """The archive with another pickle in it, and correct checksums."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(raw)) as old, zipfile.ZipFile(buffer, "w") as new:
+    with zipfile.ZipFile(io.BytesIO(raw)) as old, zipfile.ZipFile(buffer, "w", compression) as new:
         for name in old.namelist():
             new.writestr(name, pickled if name.endswith("/data.pkl") else old.read(name))
     return buffer.getvalue()
 
 
 def pickled_part(raw: bytes) -> bytes:
-    """The pickle of an archive."""
+    """The pickle in an archive."""
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         return archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))

@@ -1,4 +1,4 @@
-"""Files drawn at random, each of them checked."""
+"""Checks of randomly generated files."""
 
 import traceback
 import warnings
@@ -9,14 +9,16 @@ from typing import Any
 import hypothesis
 from hypothesis import strategies as st
 
-from stress.child import limit_memory, tallied
-from stress.tally import Tally
+from stress.forked_process import limit_memory, outcome_in_fork
+from stress.outcome import Outcome
 
 
-def fuzz(what: str, files: st.SearchStrategy, check: Callable[[Any], str], count: int) -> Tally:
-    """Check `count` drawn files; `check` says what became of each, or raises where that is wrong.
+def fuzz(name: str, files: st.SearchStrategy, check: Callable[[Any], str], count: int) -> Outcome:
+    """Check `count` generated files, in a fork because a file can take all memory.
 
-    In a child, since a file may ask for all memory. All files are tried; of failures at one place the first is kept.
+    Args:
+        check: returns a short description of the result for a file, or raises if it is wrong. All files are tried, and
+            the first failure at each place in the code is kept.
     """
     settings = hypothesis.settings(
         max_examples=count,
@@ -26,26 +28,26 @@ def fuzz(what: str, files: st.SearchStrategy, check: Callable[[Any], str], count
         suppress_health_check=list(hypothesis.HealthCheck),
         phases=[hypothesis.Phase.generate],
     )
-    tally = Tally(what)
+    outcome = Outcome(name)
     met: set[tuple] = set()
 
     def checked(drawn: Any) -> None:
-        tally.tried += 1
+        outcome.tried += 1
         try:
-            tally.seen[check(drawn)] += 1
+            outcome.counts[check(drawn)] += 1
         except Exception as error:
-            tally.seen["FAILED"] += 1
+            outcome.counts["FAILED"] += 1
             place = traceback.extract_tb(error.__traceback__)[-1]
             failure = (type(error), place.filename, place.lineno, str(error)[:40])
-            text = f"{what}: {type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {error!s:.400}"
-            tally.expect(failure in met, text)
+            text = f"{name}: {type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {error!s:.400}"
+            outcome.expect(failure in met, text)
             met.add(failure)
 
-    def work() -> Tally:
+    def work() -> Outcome:
         limit_memory()
-        # What numpy says of impossible numbers is no answer to a user.
+        # A warning of NumPy about invalid numbers counts as a failure.
         warnings.simplefilter("error", RuntimeWarning)
         settings(hypothesis.given(files)(checked))()
-        return tally
+        return outcome
 
-    return tallied(work)
+    return outcome_in_fork(work)

@@ -1,4 +1,4 @@
-"""Data files fuzzed: read right or refused."""
+"""Fuzzed data files are read correctly or refused."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from repe.data import read_pairs
 from repe.errors import UserError
-from stress.change import changes, damaged, flipped, mutated
 from stress.fuzz import fuzz
-from stress.tally import Tally
+from stress.mutations import damaged, flipped, mutated, mutations
+from stress.outcome import Outcome
 
 CONTEXT = {"morality": "", "deontology": "scenario", "truthfulness": "question"}
 JSON_JUNK = st.one_of(
@@ -22,12 +22,12 @@ JSON_JUNK = st.one_of(
 
 @st.composite
 def data_files(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A concept and the bytes of a data file for it: valid JSON that was changed, or anything."""
+    """A concept and the bytes of a data file for it: modified valid JSON, or arbitrary bytes."""
     concept = draw(st.sampled_from(sorted(CONTEXT)))
     sample = {"pos": "helps a friend", "neg": "hurts a friend", "scenario": "At work.", "question": "What?"}
     tree = {f"g{group}": {str(item): sample | {"neg": f"no {item}"} for item in range(3)} for group in range(2)}
     names = st.sampled_from(["", "pos", "neg", "Pos", "x", "g0", "1", "\ud800"])
-    tree = draw(st.one_of(mutated(tree, changes(JSON_JUNK, names)), st.just(tree)))
+    tree = draw(st.one_of(mutated(tree, mutations(JSON_JUNK, names)), st.just(tree)))
     text = json.dumps(tree, ensure_ascii=draw(st.booleans()))
     if draw(st.integers(0, 7)) == 0:
         text = text.replace(
@@ -39,7 +39,7 @@ def data_files(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 def simple_pairs(concept: str, raw: bytes) -> list[tuple[str, str, str]]:
-    """Key and texts of the pairs of a valid file, read without any care."""
+    """Key and texts of the pairs of a valid file, read without any checks."""
 
     def unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
         assert len(dict(items)) == len(items), "a repeated key was accepted"
@@ -55,8 +55,8 @@ def simple_pairs(concept: str, raw: bytes) -> list[tuple[str, str, str]]:
     ]
 
 
-def fuzz_data(folder: Path, count: int) -> Tally:
-    """A data file is read as a careless reader reads it, all texts whole and not empty, or refused in a line."""
+def fuzz_data(folder: Path, count: int) -> Outcome:
+    """A data file gives the same pairs as a reader without checks, with no empty text, or is refused in one line."""
 
     def check(drawn: tuple[str, bytes]) -> str:
         concept, raw = drawn

@@ -1,4 +1,4 @@
-"""Result files fuzzed: read as they were written, or refused."""
+"""Fuzzed result files are read as they were written, or refused."""
 
 import contextlib
 from typing import Any
@@ -12,11 +12,11 @@ from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
 from repe.vectors.readers import ClusterMeanRepReader
-from stress.change import Change, changes, damaged, flipped, flipped_member, mutated, places
 from stress.files import KINDS, ResultFile, path_of, pickled_part, put, rezipped, saved
 from stress.fuzz import fuzz
-from stress.tally import Tally
-from stress.world import LABEL, World
+from stress.mutations import Mutation, damaged, flipped, flipped_member, mutated, mutations, places
+from stress.outcome import Outcome
+from stress.workspace import LABEL, Workspace
 
 
 def _looped() -> list:
@@ -26,7 +26,7 @@ def _looped() -> list:
 
 
 def result_junk() -> list[Any]:
-    """Values that belong in no result file, or at another place in it."""
+    """Values that do not belong in a result file, or belong at another place in it."""
     plain = [None, -3, 1.5, float("nan"), 10**400, "text", "../x", b"raw", [], {}, [1], {"a": 1}, _looped()]
     numbers = [torch.tensor(0.5), torch.zeros(2), torch.zeros(0, 1, 4), torch.zeros(3, dtype=torch.complex64)]
     odd = [torch.eye(3).to_sparse(), torch.nn.Parameter(torch.zeros(3)), torch.empty(3, device="meta")]
@@ -35,7 +35,7 @@ def result_junk() -> list[Any]:
 
 
 def spoilt(node: Any) -> list[Any]:
-    """An array or a tensor in ways that it must not be."""
+    """Invalid variants of an array or a tensor."""
     if isinstance(node, torch.Tensor):
         filled = [torch.full_like(node, bad) for bad in (torch.nan, torch.inf)] if node.is_floating_point() else []
         values = [node * 7] if node.dtype in (torch.int8, torch.uint8) else []
@@ -48,36 +48,36 @@ def spoilt(node: Any) -> list[Any]:
     return [[node], -7, np.inf, [7], [0], [np.nan]]
 
 
-def result_changes() -> st.SearchStrategy[Change]:
+def result_mutations() -> st.SearchStrategy[Mutation]:
     """Changes of a node of a result file."""
     names = st.sampled_from(["x", "", 3, 0, None, float("inf"), ("a",), "layers"])
 
-    def spoil(number: int) -> Change:
+    def spoil(number: int) -> Mutation:
         def change(node: Any) -> Any:
-            # What an earlier change has made need not have the shape for this one.
+            # After an earlier mutation the shape may not fit this one.
             with contextlib.suppress(IndexError, RuntimeError, TypeError, ValueError):
                 return spoilt(node)[number % len(spoilt(node))]
             return "spoilt"
 
         return change
 
-    return st.one_of(st.integers(0, 11).map(spoil), changes(st.sampled_from(result_junk()), names))
+    return st.one_of(st.integers(0, 11).map(spoil), mutations(st.sampled_from(result_junk()), names))
 
 
 @st.composite
-def result_files(draw: st.DrawFn, tree: Any, as_content: Change) -> tuple[Kind, str, bytes]:
+def result_files(draw: st.DrawFn, tree: Any, as_content: Mutation) -> tuple[Kind, str, bytes]:
     """A kind of file, how it was damaged, and its bytes.
 
     Args:
-        tree: the content of a good file.
-        as_content: makes what is pickled of a tree.
+        tree: the content of a valid file.
+        as_content: turns a tree into the object to pickle.
     """
     good = saved(as_content(tree))
     how = draw(st.sampled_from(["bytes", "bytes", "content", "content", "pickle"]))
     if how == "bytes":
         raw = draw(st.one_of(damaged(good), flipped(good), flipped_member(good), st.binary(max_size=60)))
     elif how == "content":
-        raw = saved(as_content(draw(mutated(tree, result_changes()))))
+        raw = saved(as_content(draw(mutated(tree, result_mutations()))))
     else:
         program = pickled_part(good)
         raw = rezipped(good, draw(st.one_of(damaged(program), flipped(program))))
@@ -85,7 +85,7 @@ def result_files(draw: st.DrawFn, tree: Any, as_content: Change) -> tuple[Kind, 
 
 
 def as_readers(tree: Any) -> Any:
-    """What a released file pickles: each language's attributes in a reader."""
+    """The content of a released file: a reader with the attributes of each language."""
 
     def reader(attributes: Any) -> Any:
         if not isinstance(attributes, dict) or not all(isinstance(name, str) for name in attributes):
@@ -99,7 +99,7 @@ def as_readers(tree: Any) -> Any:
 
 
 def read_all(file: ResultFile, meta: dict[str, Any]) -> dict[str, Any]:
-    """All that the program reads of a result file, in the ways in which it does."""
+    """Everything that the program reads from a result file, through the methods that it uses."""
     file.family()
     file.check_settings(meta)
     file.check_inputs("data", {"en": meta["data"]["en"]})
@@ -119,7 +119,7 @@ def read_all(file: ResultFile, meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def alike(found: Any, good: Any, all_of_it: bool) -> bool:
-    """Whether what was read is what is in the good file: all of it, or nothing else under any name that is there."""
+    """Whether `found` equals the valid content: all of it, or only the entries that are present."""
     if isinstance(good, dict):
         same = isinstance(found, dict) and (not all_of_it or list(found) == list(good))
         return same and all(alike(found[name], good[name], all_of_it) for name in good if name in found)
@@ -129,16 +129,16 @@ def alike(found: Any, good: Any, all_of_it: bool) -> bool:
         return np.asarray(found).tobytes() == np.asarray(good).tobytes()
     if isinstance(good, list) and type(found) is list:
         return len(found) == len(good) and all(alike(*both, all_of_it) for both in zip(found, good, strict=True))
-    # Another text in the place of a name is as good a name.
+    # A changed text may be another valid name.
     return type(found) is type(good) and (found == good or (isinstance(good, str) and not all_of_it))
 
 
-def fuzz_results(world: World, file_type: type[ResultFile], released: bool, count: int) -> Tally:
-    """A result file is read as it was written, or refused in a line: no damage passes for results."""
-    good_file = file_type(world.undisturbed, LABEL, "morality", Kind())
+def fuzz_results(workspace: Workspace, file_type: type[ResultFile], released: bool, count: int) -> Outcome:
+    """A result file is read as it was written or refused in one line, so that damage is never taken for results."""
+    good_file = file_type(workspace.undisturbed, LABEL, "morality", Kind())
     tree: Any = _released_tree(good_file) if released else good_file.content
     meta = good_file.content["meta"]
-    folder = world.new_results()
+    folder = workspace.new_results()
     good: dict[str, Any] = {}
 
     def read(kind: Kind, raw: bytes) -> dict[str, Any]:
@@ -158,13 +158,13 @@ def fuzz_results(world: World, file_type: type[ResultFile], released: bool, coun
             found = read(kind, raw)
         except UserError:
             return f"{how}: refused"
-        # A pickle that was changed and has a right check sum may say something else that is as good.
+        # A changed pickle with a correct checksum may hold other valid results.
         assert how == "pickle" or alike(found, good, how == "bytes"), (
             f"{how}: {_difference(found, good, how == 'bytes')}"
         )
         return f"{how}: read"
 
-    as_content: Change = as_readers if released and file_type is VectorFile else lambda content: content
+    as_content: Mutation = as_readers if released and file_type is VectorFile else lambda content: content
     good |= read(Kind(), saved(as_content(tree)))
     return fuzz(f"fuzzed {path_of(good_file, released).name}", result_files(tree, as_content), check, count)
 

@@ -1,4 +1,4 @@
-"""Pickles that would run something, in the place of results and of weights: nothing let in."""
+"""Hostile pickles in place of results or weights: their code is never run."""
 
 import contextlib
 import functools
@@ -26,13 +26,13 @@ from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
 from repe.vectors.readers import ClusterMeanRepReader
-from stress.child import tallied
 from stress.files import KINDS, ResultFile, put, rezipped, saved
-from stress.tally import Tally
-from stress.world import LABEL, SEED, STAGES, World, script
+from stress.forked_process import outcome_in_fork
+from stress.outcome import Outcome
+from stress.workspace import LABEL, SEED, STAGES, Workspace, script
 
 CONTAINERS = ("plain", "archive", "legacy")
-# An allowed name, then an attribute of what it stands for: a class that was changed would act on the next file.
+# An allowed name and a new attribute for its class: a changed class would affect the next file.
 BUILD_ON_CLASSES = {
     "BUILD on numpy.dtype": b"\x80\x02cnumpy\ndtype\n}X\x08\x00\x00\x00__call__K\x01sb.",
     "BUILD on a reader": b"\x80\x02crepe.rep_readers\nClusterMeanRepReader\nN}X\x0a\x00\x00\x00__reduce__K\x01s\x86b.",
@@ -42,7 +42,7 @@ BUILD_ON_CLASSES = {
 
 
 class Call:
-    """Pickles to a call of `function`, which can be such a call itself."""
+    """Pickles to a call of `function`, which can itself be a `Call`."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments
@@ -51,11 +51,11 @@ class Call:
         return self.call
 
     def __call__(self) -> None:
-        """Never called; pickle wants what is called to be callable."""
+        """Never called, but pickle requires a callable."""
 
 
 def hostile_contents(folder: Path) -> dict[str, Any]:
-    """Objects whose pickles, if they ran, would make the file `ran` in `folder`; bytes are pickles as they are."""
+    """Objects whose pickles would create the file `ran` in `folder` if they ran; bytes are complete pickles."""
     mark = folder / "ran"
     code, command = f"open({str(mark)!r}, 'w')", f"touch {mark}"
     (folder / "module.py").write_text(code)
@@ -87,7 +87,7 @@ def _object_array(content: Any) -> bytes:
 
 
 def contained(content: Any, protocol: int, container: str) -> bytes:
-    """A pickle of `content` as a bare file, in PyTorch's archive, or in the form before that, pickles in a row."""
+    """A pickle of `content` as a bare file, in PyTorch's archive, or in PyTorch's older format (several pickles)."""
     program = content if isinstance(content, bytes) else pickle.dumps(content, protocol)
     if container == "plain":
         return program
@@ -98,7 +98,7 @@ def contained(content: Any, protocol: int, container: str) -> bytes:
 
 
 def readers_of(file: ResultFile, kind: Kind, options: list[object]) -> list[tuple[object, ...]]:
-    """The command lines that read a file: the analyses of folders, and the stages that add to it or work from it."""
+    """The command lines that read a file: analyses, and the stages that add to it or use it."""
     method = ["--direction-method", kind.method, *(["--random-direction"] if kind.random_direction else [])]
     res = options[options.index("--res-dir") + 1]
     compared = ["--res-dir", res, "--cross-model", LABEL, *method]
@@ -120,35 +120,35 @@ def _in_process(name: str, *arguments: object) -> Ended:
     raise AssertionError("a script ends with SystemExit")
 
 
-def _tried(what: str, world: World, try_all: Callable[[Tally, Path, dict[str, Any]], None]) -> Tally:
-    """What `try_all` does in a child with a tally, a folder and hostile contents that would mark it."""
+def _tried(name: str, workspace: Workspace, try_all: Callable[[Outcome, Path, dict[str, Any]], None]) -> Outcome:
+    """The outcome of `try_all` in a fork, given a folder and hostile contents that would create a file in it."""
 
-    def work() -> Tally:
-        # Each warning each time, as if each case had a process of its own.
+    def work() -> Outcome:
+        # Show every warning each time, as if each case ran in its own process.
         warnings.simplefilter("always")
-        tally, folder = Tally(what), world.new_results()
-        try_all(tally, folder, hostile_contents(folder))
-        return tally
+        outcome, folder = Outcome(name), workspace.new_results()
+        try_all(outcome, folder, hostile_contents(folder))
+        return outcome
 
-    return tallied(work)
+    return outcome_in_fork(work)
 
 
-def _note(tally: Tally, folder: Path, ended: Ended, named: str, where: str) -> None:
-    """Expect one line that names the file, status 2, and no mark in the folder."""
+def _note(outcome: Outcome, folder: Path, ended: Ended, named: str, where: str) -> None:
+    """Expect one error line that names the file, status 2, and that nothing ran."""
     one_line = ended.err.startswith("error: ") and ended.err.count("\n") == 1 and named in ended.err
-    tally.expect(ended.status == 2 and one_line and not ended.out, f"{where}: {ended}")
-    tally.expect(not (folder / "ran").exists(), f"{where}: it ran")
-    tally.tried += 1
+    outcome.expect(ended.status == 2 and one_line and not ended.out, f"{where}: {ended}")
+    outcome.expect(not (folder / "ran").exists(), f"{where}: it ran")
+    outcome.tried += 1
 
 
-def hostile_pickles(world: World, count: int | None = None) -> Tally:
-    """A hostile pickle runs nothing under any name that a script reads, and ends in one line and status 2.
+def hostile_pickles(workspace: Workspace, count: int | None = None) -> Outcome:
+    """A hostile pickle under any name that a script reads runs no code and gives one error line and status 2.
 
     Args:
-        count: how many of all combinations of name, payload, protocol and container to try; None for all.
+        count: number of combinations of name, payload, protocol and container to try; None for all.
     """
 
-    def try_all(tally: Tally, folder: Path, payloads: dict[str, Any]) -> None:
+    def try_all(outcome: Outcome, folder: Path, payloads: dict[str, Any]) -> None:
         res = folder / "res"
         types = (VectorFile, AccuracyFile)
         cases = list(itertools.product(types, KINDS, (False, True), payloads, range(6), CONTAINERS))
@@ -156,27 +156,27 @@ def hostile_pickles(world: World, count: int | None = None) -> Tally:
         for number, (file_type, kind, released, payload, protocol, container) in enumerate(cases[:count]):
             file = file_type(res, LABEL, "morality", kind)
             path = put(file, released, contained(payloads[payload], protocol, container))
-            lines = readers_of(file, kind, world.options(res))
+            lines = readers_of(file, kind, workspace.options(res))
             line = lines[number % len(lines)]
             where = f"{payload}, protocol {protocol}, {container}, as {path.name}, by {line[0]}"
-            _note(tally, folder, _in_process(*line), path.name, where)
+            _note(outcome, folder, _in_process(*line), path.name, where)
             shutil.rmtree(res)
 
-    return _tried("hostile pickles", world, try_all)
+    return _tried("hostile pickles", workspace, try_all)
 
 
-def hostile_weights(world: World) -> Tally:
-    """A hostile pickle in the place of a model's weights runs nothing, and ends in one line and status 2."""
+def hostile_weights(workspace: Workspace) -> Outcome:
+    """A hostile pickle in place of a model's weights runs no code and gives one error line and status 2."""
 
-    def try_all(tally: Tally, folder: Path, payloads: dict[str, Any]) -> None:
-        model = shutil.copytree(world.folder / LABEL, folder / LABEL)
+    def try_all(outcome: Outcome, folder: Path, payloads: dict[str, Any]) -> None:
+        model = shutil.copytree(workspace.folder / LABEL, folder / LABEL)
         (model / "model.safetensors").unlink()
-        options = world.options(folder / "res", "--concept", "morality", "--lang", "en", "--model-path", model)
+        options = workspace.options(folder / "res", "--concept", "morality", "--lang", "en", "--model-path", model)
         for payload, container in itertools.product(payloads, CONTAINERS):
             (model / "pytorch_model.bin").write_bytes(contained(payloads[payload], 2, container))
             ended = _in_process(STAGES[0], *options)
             lines = ended.err.splitlines(keepends=True)
             answered = replace(ended, err="".join(line for line in lines if not line.startswith("Loading weights")))
-            _note(tally, folder, answered, str(model), f"{payload}, {container}, as weights")
+            _note(outcome, folder, answered, str(model), f"{payload}, {container}, as weights")
 
-    return _tried("hostile weights", world, try_all)
+    return _tried("hostile weights", workspace, try_all)

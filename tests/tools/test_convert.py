@@ -1,6 +1,5 @@
-"""Downloads turned into this project's files: the same numbers, nothing lost, errors in a line."""
+"""Downloads converted to result files: the same numbers, nothing lost, errors in one line."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from conftest import Ended
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
-from repe.tools import convert
 from repe.vectors.readers import ClusterMeanRepReader, PCARepReader, RandomRepReader
 
 Run = Callable[..., Ended]
@@ -29,6 +27,7 @@ def vectors(kind: type, seed: int) -> dict[str, object]:
     made = {}
     for language in ("zh", "en", "own"):
         made[language] = kind()
+        made[language].directions, made[language].direction_signs = {}, {}
         made[language].__dict__.pop("generator", None)  # the released class has none
         for layer in (1, 2, 3):
             made[language].directions[layer] = generator.standard_normal((1, 6), dtype=np.float32)
@@ -58,15 +57,8 @@ def downloads(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def call(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["convert.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            convert.start()
-        captured = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), captured.out, captured.err)
-
-    return call
+def run(script: Run) -> Run:
+    return lambda *arguments: script("repe.__main__", "convert", *arguments)
 
 
 def test_every_number_reads_back_equal_without_the_download(run: Run, downloads: Path) -> None:
@@ -103,7 +95,7 @@ def test_nothing_is_replaced_unless_asked_for(run: Run, downloads: Path) -> None
     (folder / "pca_acc.pt").unlink()
     ended = run(downloads)
     assert "wrote 1 of 6 files" in ended.out
-    assert "5 are there already (--overwrite replaces them)" in ended.out
+    assert "5 already exist (--overwrite replaces them)" in ended.out
     assert all(path.read_bytes() == content for path, content in before.items() if path != folder / "acc.pk")
     assert "wrote 6 of 6" in run(downloads, "--overwrite").out
     expected = accuracies(9)["zh"]["en"]
@@ -136,7 +128,7 @@ def test_a_damaged_or_hostile_download_is_named_and_the_others_converted(run: Ru
     assert ended.err.count("\n") == 1
     for name, reason in (
         ("acc.pk is refused", "not a zip file"),
-        ("pca_acc.pk holds no language", ""),
+        ("pca_acc.pk has no languages", ""),
         ("pca_reader_dict.pk is refused", "print"),
         ("reader_dict.pk cannot be converted", "not 3 layers"),
     ):

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from repe.data import read_pairs, split_pairs
 from repe.errors import UserError
 from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
-from repe.tools import export
+from repe.tools import export, vector_formats
+from repe.vectors.concept_vectors import ConceptVectors
 from repe.vectors.readers import ClusterMeanRepReader
 
 Script = Callable[..., Ended]
@@ -78,6 +78,7 @@ def add_released(folder: Path, model: str, languages: tuple[str, ...], layers: i
     """A download: readers in a pickle."""
     file, content = VectorFile(folder, model, "morality", Kind()), entry(layers)
     reader = ClusterMeanRepReader()
+    reader.directions, reader.direction_signs = {}, {}
     for layer in range(1, layers + 1):
         reader.directions[layer] = content["directions"][layer - 1].numpy()
         reader.direction_signs[layer] = content["signs"][layer - 1].numpy()
@@ -112,7 +113,7 @@ def read_gguf(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 @pytest.fixture
 def export_script(script: Script, tmp_path: Path) -> Callable[..., Ended]:
     return lambda *arguments: script(
-        "repe.tools.export", "--res-dir", tmp_path / "res", "--out-dir", tmp_path / "out", *arguments
+        "repe.__main__", "export", "--res-dir", tmp_path / "res", "--out-dir", tmp_path / "out", *arguments
     )
 
 
@@ -187,10 +188,12 @@ def test_gguf_leaves_the_first_and_the_last_layer_out_and_counts_from_0(
     assert fields["general.architecture"] == "controlvector"
     assert fields["controlvector.model_hint"] == "llama"
     assert fields["controlvector.layer_count"] == 3
-    told = {name: text for name, text in fields.items() if name.startswith("repe.")}
-    assert told["repe.template"] == "Q: {input}\n"
-    assert told["repe.language"] == "en"
-    assert told["repe.layer_numbering"].startswith("direction.<k> is of, and for, the output of block k counted from 0")
+    record = {name: text for name, text in fields.items() if name.startswith("repe.")}
+    assert record["repe.template"] == "Q: {input}\n"
+    assert record["repe.language"] == "en"
+    assert record["repe.layer_numbering"].startswith(
+        "direction.<k> is of, and for, the output of block k counted from 0"
+    )
 
 
 def test_both_formats_hold_the_same_numbers(export_script: Callable[..., Ended], tmp_path: Path) -> None:
@@ -214,8 +217,8 @@ def test_both_formats_hold_the_same_numbers(export_script: Callable[..., Ended],
 @pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e30])
 def test_directions_of_any_length_become_unit_vectors(scale: float) -> None:
     directions = np.array([[3, -4, 0]] * 3, dtype=np.float32) * np.float32(scale)
-    vector = export.ConceptVector("x", directions, np.array([1, -1, 1], dtype=np.int8), None, {})
-    np.testing.assert_allclose(vector.units, [[0.6, -0.8, 0], [-0.6, 0.8, 0], [0.6, -0.8, 0]], rtol=1e-3)
+    vectors = ConceptVectors(directions[:, None], np.array([[1], [-1], [1]], dtype=np.int8))
+    np.testing.assert_allclose(vectors.unit_vectors, [[0.6, -0.8, 0], [-0.6, 0.8, 0], [0.6, -0.8, 0]], rtol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +243,7 @@ def exported(collected: Path, script: Script, export_script: Callable[..., Ended
 def test_direction_k_is_of_what_block_k_counted_from_0_gives(collected: Path, exported: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(collected / "model")
     trunk = AutoModel.from_pretrained(collected / "model").eval()
-    train = split_pairs(read_pairs(collected / "data", "morality", "en")).train
+    train, _ = split_pairs(read_pairs(collected / "data/morality/morality_en.json"))
 
     def seen_at(block: torch.nn.Module, text: str) -> torch.Tensor:
         kept: list[torch.Tensor] = []
@@ -255,8 +258,8 @@ def test_direction_k_is_of_what_block_k_counted_from_0_gives(collected: Path, ex
     assert fields["controlvector.model_hint"] == "llama"
     for name, direction in directions.items():
         block = trunk.layers[int(name.split(".")[1])]
-        positive = torch.stack([seen_at(block, pair.positive) for pair in train])
-        negative = torch.stack([seen_at(block, pair.negative) for pair in train])
+        positive = torch.stack([seen_at(block, pair.pos) for pair in train])
+        negative = torch.stack([seen_at(block, pair.neg) for pair in train])
         mean = positive.mean(dim=0) - negative.mean(dim=0)
         # The positive side is where more of the positive texts lie.
         side = ((positive - negative) @ mean).sign().sum().sign()
@@ -294,7 +297,7 @@ def test_a_released_download_is_exported(export_script: Callable[..., Ended], tm
     tensors, metadata = read_safetensors(tmp_path / "out/bloomz-560M_morality_fr.safetensors")
     for layer, unit in enumerate(expected(file, "fr"), start=1):
         np.testing.assert_allclose(tensors[f"layer.{layer}"], unit, rtol=1e-6)
-    # What is not known is not said.
+    # Unknown settings are left out.
     assert {name: metadata[name] for name in metadata if name not in ("layer_numbering", "sign_convention")} == {
         "model": "bloomz-560M",
         "family": "bloomz",
@@ -328,7 +331,7 @@ def test_every_golden_download_is_exported(script: Script, golden: Path, tmp_pat
     downloads = golden / "released_run/res"
     for folder, name, size in (("llama2-chat-7B", "llama2-chat", "7B"), ("qwen-chat-1B8", "qwen-chat", "1B8")):
         options = ["--res-dir", downloads, "--model-name", name, "--model-size", size, "--concept", "toxicity"]
-        ended = script("repe.tools.export", *options, "--format", *export.FORMATS, "--out-dir", tmp_path / folder)
+        ended = script("repe.__main__", "export", *options, "--format", *export.FORMATS, "--out-dir", tmp_path / folder)
         assert ended.status == 0, ended.err
         assert len(written(tmp_path / folder)) == 2 * 16
         file = VectorFile(downloads, folder, "toxicity", Kind())
@@ -362,10 +365,10 @@ def test_other_kinds_of_vectors_and_splits_have_names_of_their_own(
 
 def test_without_a_folder_files_go_beside_the_results(script: Script, tmp_path: Path) -> None:
     add(tmp_path / "res", "morality", "en")
-    assert script("repe.tools.export", "--res-dir", tmp_path / "res", "--model-label", "tiny").status == 0
+    assert script("repe.__main__", "export", "--res-dir", tmp_path / "res", "--model-label", "tiny").status == 0
     assert [*written(tmp_path / "res/tiny/export")] == ["tiny_morality_en.safetensors"]
-    # The folder is no concept.
-    assert script("repe.tools.export", "--res-dir", tmp_path / "res", "--model-label", "tiny").status == 0
+    # The export folder is not read as a concept.
+    assert script("repe.__main__", "export", "--res-dir", tmp_path / "res", "--model-label", "tiny").status == 0
 
 
 def test_chosen_concepts_and_languages_alone_are_written(export_script: Callable[..., Ended], tmp_path: Path) -> None:
@@ -396,7 +399,8 @@ def test_the_same_input_gives_the_same_bytes(export_script: Callable[..., Ended]
     command = [
         sys.executable,
         "-m",
-        "repe.tools.export",
+        "repe",
+        "export",
         "--res-dir",
         tmp_path / "res",
         "--out-dir",
@@ -410,15 +414,12 @@ def test_the_same_input_gives_the_same_bytes(export_script: Callable[..., Ended]
 @pytest.mark.parametrize("ending", export.FORMATS)
 def test_a_failed_write_leaves_the_old_file_whole(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = add(tmp_path / "res", "morality", "en")
-    args = Namespace(lang=None, split=0.8, direction_method="cluster_mean", random_direction=False, template=None)
-    args.model_path = args.model_name = args.model_size = args.model_family = None
-    args.model_label = "tiny"
-    (vector,) = export.concept_vectors(args, file)
+    vectors = vector_formats.exported_vectors(file, "en", "tiny", 0.8)
 
     def write() -> Path:
         if ending == "gguf":
-            return export.write_gguf(vector, tmp_path / "out", "llama")
-        return export.write_safetensors(vector, tmp_path / "out")
+            return vector_formats.write_gguf(vectors, tmp_path / "out", "llama")
+        return vector_formats.write_safetensors(vectors, tmp_path / "out")
 
     write()
     before = written(tmp_path / "out")
@@ -427,7 +428,7 @@ def test_a_failed_write_leaves_the_old_file_whole(ending: str, tmp_path: Path, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(gguf.GGUFWriter, "write_kv_data_to_file", full)
-    monkeypatch.setattr(export, "_with_sorted_metadata", full)
+    monkeypatch.setattr(vector_formats, "_with_sorted_metadata", full)
     with pytest.raises(UserError, match="cannot be written"):
         write()
     assert written(tmp_path / "out") == before
@@ -439,7 +440,7 @@ def test_the_hint_is_the_model_type_of_the_nearest_config(
     def hint(label: str, *options: object) -> str:
         out = tmp_path / "out"
         always = ["--res-dir", tmp_path / "res", "--model-label", label, "--format", "gguf", "--out-dir", out]
-        ended = script("repe.tools.export", *always, *options)
+        ended = script("repe.__main__", "export", *always, *options)
         assert ended.status == 0, ended.err
         return str(read_gguf(out / f"{label}_morality_en.gguf")[1]["controlvector.model_hint"])
 
@@ -458,9 +459,7 @@ def test_the_hint_is_the_model_type_of_the_nearest_config(
 @pytest.mark.parametrize("family", ["llama", "bloom", "qwen2", "gemma3"])
 def test_the_hint_is_what_repeng_writes(family: str, model_folders: dict[str, Path]) -> None:
     config = AutoModel.from_pretrained(model_folders[family]).config
-    args = Namespace(model_hint=None, model_path=str(model_folders[family]), revision=None)
-    vector = export.ConceptVector("x", np.ones((3, 2), np.float32), np.ones(3, np.int8), None, {"model": "x"})
-    assert export.model_hint(args, vector) == config.model_type
+    assert export.model_hint({"model": "x"}, str(model_folders[family])) == config.model_type
 
 
 def test_what_meta_says_cannot_break_the_writing(export_script: Callable[..., Ended], tmp_path: Path) -> None:
@@ -475,32 +474,42 @@ def test_what_meta_says_cannot_break_the_writing(export_script: Callable[..., En
     assert export_script(*options[:-2]).status == 2
 
 
-# What stands in the results folder is put there by the test.
+# The test writes the results folder.
 ERRORS: list[tuple[list[str], list[str]]] = [
-    (["--model-label", "none"], ["no results in", "res/none (there are: broken flat tiny)", "collect_vector.py"]),
-    (["--model-label", "../tiny"], ["--model-label '../tiny' is no plain name"]),
-    (["--model-label", ".."], ["'..' is no plain name"]),
+    (["--model-label", "none"], ["no results in", "res/none (found: broken flat tiny)", "collect_vector.py"]),
+    (["--model-label", "../tiny"], ["--model-label '../tiny' is not a valid name"]),
+    (["--model-label", ".."], ["'..' is not a valid name"]),
     (["--model-name", "gpt-9"], ["--model-name gpt-9 is not in the registry"]),
-    (["--concept", "piety"], ["res/tiny/piety/reader_dict.pt has no results: run collect_vector.py first"]),
-    (["--concept", "../tiny/morality"], ["the concept '../tiny/morality' is no plain name"]),
-    (["--concept", "morality", "toxicity"], ["res/tiny/toxicity/reader_dict.pt has no results"]),
+    (
+        ["--concept", "piety"],
+        ["res/tiny/piety/reader_dict.pt has no results for any language: run collect_vector.py first"],
+    ),
+    (["--concept", "../tiny/morality"], ["concept '../tiny/morality' is not a valid name"]),
+    (["--concept", "morality", "toxicity"], ["res/tiny/toxicity/reader_dict.pt has no results for any language"]),
     (["--lang", "en", "zh"], ["res/tiny/morality/reader_dict.pt has no results for zh: run collect_vector.py first"]),
     (["--lang", "../../x"], ["has no results for ../../x"]),
-    (["--direction-method", "pca"], ["no concept has pca_reader_dict.pt in every one of tiny"]),
+    (["--direction-method", "pca"], ["res/tiny has no pca_reader_dict.pt of any concept: run collect_vector.py first"]),
     (["--split", "0.4"], ["no results in", "res/tiny-0.4"]),
     (["--format", "onnx"], ["argument --format: invalid choice: 'onnx'"]),
     (["--format"], ["argument --format: expected at least one argument"]),
-    (["--format", "gguf"], ["the architecture of tiny is not known here", "--model-hint", "--model-path"]),
-    (["--format", "gguf", "--model-path", "DIR/res"], ["res has no config.json"]),
-    (["--format", "gguf", "--model-path", "DIR/nameless"], ["config.json names no model_type", "--model-hint"]),
+    (["--format", "gguf"], ["the architecture of tiny, which is not known", "--model-hint", "--model-path"]),
+    (["--format", "gguf", "--model-path", "DIR/res"], ["res/config.json cannot be read", "--model-hint"]),
+    (["--format", "gguf", "--model-path", "DIR/nameless"], ["config.json has no model_type", "--model-hint"]),
     (["--format", "gguf", "--model-path", "DIR/damaged"], ["config.json cannot be read", "--model-hint"]),
     (
         ["--model-label", "flat", "--format", "safetensors", "gguf", "--model-hint", "llama"],
-        ["flat has 2 layers", "leave gguf out"],
+        ["flat has 2 layers", "remove gguf from --format"],
     ),
     (["--model-label", "broken"], ["res/broken/morality/reader_dict.pt is damaged"]),
-    (["--out-dir", "DIR/file"], ["file cannot be made", "choose another folder"]),
-    (["--model-label", "tiny", "--concept", "a_b", "a"], ["two of the concepts and languages", "tiny_a_b_c"]),
+    (["--format", "gguf", "--raw"], ["--raw has no effect without --format safetensors"]),
+    (["--model-hint", "llama"], ["--model-hint has no effect without --format gguf"]),
+    (["--revision", "main"], ["--revision has no effect without --format gguf"]),
+    (["--seed", "2"], ["unrecognized arguments: --seed 2"]),
+    (["--out-dir", "DIR/file"], ["file cannot be created", "choose another folder"]),
+    (
+        ["--model-label", "tiny", "--concept", "a_b", "a"],
+        ["two concepts and languages have the file name", "tiny_a_b_c"],
+    ),
 ]
 
 

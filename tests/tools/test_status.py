@@ -1,4 +1,4 @@
-"""The table of results names what is missing, stale or damaged, and what mends it."""
+"""The table of result files names those that are incomplete, stale or damaged, and the remedy."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +25,13 @@ def results(script: Script, options: list[object], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def check(script: Script, tmp_path: Path) -> Callable[..., Ended]:
-    return lambda *arguments: script("repe.tools.status", tmp_path / "res", "--data-dir", tmp_path / "data", *arguments)
+    return lambda *arguments: script(
+        "repe.__main__", "status", tmp_path / "res", "--data-dir", tmp_path / "data", *arguments
+    )
 
 
 def cells(ended: Ended, concept: str, kind: str = "cluster_mean") -> list[str]:
-    """The row of a concept and kind: what is said of vectors and of accuracies."""
+    """The cells of vectors and of accuracies in the row of a concept and kind."""
     columns = ["vectors", "accuracies"]
     header, *lines = ended.out.splitlines()
     starts = [header.index(column) for column in columns]
@@ -41,15 +43,15 @@ def test_complete_results(check: Callable[..., Ended], results: Path) -> None:
     ended = check()
     assert ended.status == 0
     assert cells(ended, "morality") == cells(ended, "toxicity") == ["all 2", "all 2"]
-    assert ended.out.splitlines()[-1] == "all 4 result files are complete and fresh"
+    assert ended.out.splitlines()[-1] == "all 4 result files are complete and up to date"
 
 
 def test_languages_that_are_asked_for_and_missing(check: Callable[..., Ended], results: Path) -> None:
     ended = check("--lang", "en", "fr", "zh", "--concept", "morality", "fairness")
     assert ended.status == 2
-    assert cells(ended, "morality") == ["2 of 3: no zh", "2 of 3: no zh"]
+    assert cells(ended, "morality") == ["2 of 3: missing zh", "2 of 3: missing zh"]
     assert cells(ended, "fairness") == ["none", "none"]
-    assert "of 4 result files 4 missing (run collect_vector.py, then recognize_concept.py" in ended.err
+    assert "of 4 result files, 4 incomplete (run collect_vector.py, then recognize_concept.py" in ended.err
 
 
 def test_a_language_of_one_file_is_needed_in_all(
@@ -57,10 +59,10 @@ def test_a_language_of_one_file_is_needed_in_all(
 ) -> None:
     script("collect_vector", *options, "--concept", "morality", "--lang", "zh")
     ended = check()
-    assert cells(ended, "morality") == ["all 3", "2 of 3: no zh"]
-    assert cells(ended, "toxicity") == ["2 of 3: no zh", "2 of 3: no zh"]
+    assert cells(ended, "morality") == ["all 3", "2 of 3: missing zh"]
+    assert cells(ended, "toxicity") == ["2 of 3: missing zh", "2 of 3: missing zh"]
     script("recognize_concept", *options, "--concept", "morality", "--lang", "zh")
-    assert cells(check(), "morality") == ["all 3", "0 of 3: no en->zh fr->zh zh->en zh->fr"]
+    assert cells(check(), "morality") == ["all 3", "0 of 3: missing en->zh fr->zh zh->en zh->fr"]
 
 
 def test_other_data_and_other_vectors_are_stale(
@@ -86,7 +88,7 @@ def test_accuracies_of_other_settings_are_stale(check: Callable[..., Ended], res
     torch.save(content, path)
     ended = check()
     assert ended.status == 2
-    assert cells(ended, "morality") == ["all 2", "stale: other template than the vectors"]
+    assert cells(ended, "morality") == ["all 2", "stale: settings differ from the vectors' (template)"]
 
 
 class Hostile:
@@ -129,8 +131,8 @@ def test_every_kind_has_a_row(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "llama2-chat-7B"], "no results in .*llama2-chat-7B \\(there are: tiny-llama\\)"),
-        (["--concept", "../x"], "'../x' is no plain name"),
+        (["--model", "llama2-chat-7B"], "no results in .*llama2-chat-7B: choose from tiny-llama"),
+        (["--concept", "../x"], "'../x' is not a valid name"),
     ],
 )
 def test_names_that_are_not_there(
@@ -151,10 +153,10 @@ def test_a_folder_without_results(check: Callable[..., Ended], tmp_path: Path) -
 
 
 def test_a_download_should_have_every_concept_and_language(script: Script, golden: Path) -> None:
-    ended = script("repe.tools.status", golden / "released_run/res", "--model", "bloomz-560M")
+    ended = script("repe.__main__", "status", golden / "released_run/res", "--model", "bloomz-560M")
     assert ended.status == 2
     for concept in ("morality", "deontology", "truthfulness", "toxicity"):
         assert cells(ended, concept) == ["all 16", "all 16"]
     for concept in ("utilitarianism", "fairness", "harmfulness"):
         assert cells(ended, concept) == ["none", "none"]
-    assert "of 14 result files 6 missing" in ended.err
+    assert "of 14 result files, 6 incomplete" in ended.err

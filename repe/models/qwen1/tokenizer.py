@@ -1,29 +1,26 @@
 """The tokenizer of a first-generation Qwen: its `qwen.tiktoken` as a fast tokenizer of Transformers."""
 
-from __future__ import annotations
-
 import base64
-import binascii
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from repe.errors import UserError
-from repe.models.qwen1.checkpoint import CONFIG_FILE, read_json, read_settings
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
+from repe.models.qwen1.checkpoint import CONFIG_FILE, qwen2_settings, read_json
 
 TOKENIZER_FILE = "qwen.tiktoken"
 
 END_OF_TEXT, IM_START, IM_END, PAD = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|extra_0|>"
-# In the order of their ids, which follow those of the mergeable ranks.
+# In the order of their ids, which follow the ids of the mergeable tokens.
 SPECIAL_TOKENS = (END_OF_TEXT, IM_START, IM_END, *(f"<|extra_{number}|>" for number in range(205)))
-# Every published checkpoint has this many; its code starts the special tokens there whatever the file holds.
+# Mergeable tokens of every published checkpoint. The published code numbers the special tokens from here.
 PUBLISHED_RANKS = 151643
 
-# As in Qwen2: GPT-4's splitting, but each digit by itself.
+# As in Qwen2: GPT-4's splitting, but with single digits.
 WORD_PATTERN = "|".join(
     (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
@@ -36,7 +33,7 @@ WORD_PATTERN = "|".join(
     )
 )
 
-# What the chat models were tuned on; the system line is what their own chat function sends unless told otherwise.
+# The format that the chat models were tuned on, with the default system line of their chat function.
 CHAT_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -45,35 +42,31 @@ CHAT_TEMPLATE = (
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Load a checkpoint's tokenizer; it gives the same ids as the checkpoint's own.
+    """Load a checkpoint's tokenizer; it produces the same ids as the published code.
+
+    It pads on the left with `<|extra_0|>`, adds no tokens around a text and recognises special tokens that are written
+    out in a text. Its end token is `<|endoftext|>`, as in the chat models' `generation_config.json`; a chat turn ends
+    with `<|im_end|>`, at which models from `weights.load_model` also stop. Its `model_max_length` is the training
+    length. It has the ChatML template unless `generation_config.json` describes a base model ("raw").
 
     Args:
-        folder: the checkpoint's.
-
-    Returns:
-        A tokenizer that pads on the left with `<|extra_0|>`, puts nothing before or after a text, reads special tokens
-        written out in a text as such, has `<|endoftext|>` as its end token (the chat models' `generation_config.json`
-        names that one; a chat turn ends with `<|im_end|>`, on which `qwen1_weights.load_model` makes `generate` stop
-        too), the training length as its `model_max_length`, and the ChatML template unless `generation_config.json`
-        says that it is a base model ("raw").
+        folder: of the checkpoint.
 
     Raises:
-        UserError: `qwen.tiktoken` is missing, damaged or does not fit the config; the config is missing or of another
+        UserError: `qwen.tiktoken` is missing, damaged or does not match the config; the config is missing or of another
             family, or a JSON file is damaged.
     """
-    from transformers import PreTrainedTokenizerFast
-
     folder = Path(folder)
-    settings = read_settings(folder)
+    settings = qwen2_settings(folder)
     generation = read_json(folder / "generation_config.json")
     ranks = _read_ranks(folder / TOKENIZER_FILE)
-    _check_vocabulary(folder, len(ranks), settings.vocab_size)
+    _check_vocabulary(folder, len(ranks), settings["vocab_size"])
     return PreTrainedTokenizerFast(
         tokenizer_object=_byte_pair_encoder(ranks),
         eos_token=END_OF_TEXT,
         pad_token=PAD,
         padding_side="left",
-        model_max_length=settings.seq_length,
+        model_max_length=settings["max_position_embeddings"],
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
         chat_template=None if generation.get("chat_format") == "raw" else CHAT_TEMPLATE,
@@ -81,7 +74,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def special_token_ids(folder: Path) -> dict[str, int]:
-    """Id of each special token of the checkpoint in `folder`.
+    """The id of each special token of the checkpoint in `folder`.
 
     Raises:
         UserError: `qwen.tiktoken` is missing or damaged.
@@ -91,9 +84,9 @@ def special_token_ids(folder: Path) -> dict[str, int]:
 
 
 def _read_ranks(path: Path) -> dict[bytes, int]:
-    """The mergeable tokens in the order of their ids 0, 1, ..., each with its id, which is its merging priority too."""
+    """The id of each mergeable token, in the order 0, 1, ...; a lower id is merged first."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file: download it from the model's page")
+        raise UserError(f"{path} does not exist: download it from the model's page")
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line:
@@ -102,7 +95,7 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
             encoded, rank = line.split()
             token = base64.b64decode(encoded, validate=True)
             in_order = int(rank) == len(ranks) and token not in ranks
-        except (ValueError, binascii.Error):
+        except ValueError:
             in_order = False
         if not in_order:
             raise UserError(f"{path}: line {number} is not the next token and its rank: download it again")
@@ -115,20 +108,17 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
 def _check_vocabulary(folder: Path, ranks: int, vocab_size: int) -> None:
     tokens = ranks + len(SPECIAL_TOKENS)
     full_size = PUBLISHED_RANKS + len(SPECIAL_TOKENS)
-    # A file cut off after a line would move every special token.
+    # A file that is cut off after a line would shift the ids of all special tokens.
     if tokens > vocab_size or (vocab_size >= full_size and tokens != full_size):
         raise UserError(
-            f"{folder / TOKENIZER_FILE}: {ranks} tokens and {len(SPECIAL_TOKENS)} special ones do not fit the "
+            f"{folder / TOKENIZER_FILE}: {ranks} tokens and {len(SPECIAL_TOKENS)} special ones do not match the "
             f"vocabulary of {vocab_size} in {CONFIG_FILE}: download both files again"
         )
 
 
 def _byte_pair_encoder(ranks: Mapping[bytes, int]) -> Tokenizer:
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
-    from tokenizers.models import BPE
-
     vocabulary, merges = _vocabulary_and_merges(ranks)
-    # A word that is a token itself is taken whole, without merging, as tiktoken does.
+    # As in tiktoken, a word that is a token itself is not built by merging.
     encoder = Tokenizer(BPE(vocabulary, merges, ignore_merges=True))
     encoder.normalizer = normalizers.NFC()
     encoder.pre_tokenizer = pre_tokenizers.Sequence(
@@ -138,18 +128,16 @@ def _byte_pair_encoder(ranks: Mapping[bytes, int]) -> Tokenizer:
         ]
     )
     encoder.decoder = decoders.ByteLevel()
-    # Looked for after normalisation, the order of the original.
+    # As in the published code, special tokens are recognised after normalisation.
     encoder.add_special_tokens([AddedToken(token, special=True, normalized=True) for token in SPECIAL_TOKENS])
     return encoder
 
 
 def _vocabulary_and_merges(ranks: Mapping[bytes, int]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """The ranks as the tokenizers library wants them: each byte as a printable character, and merges by priority.
+    """The ranks in the form of the tokenizers library: bytes as printable characters, and merges by priority.
 
-    tiktoken merges whichever neighbours make a known token, so every split of a token into two tokens is a merge.
+    tiktoken merges any two neighbours that form a known token, so every split of a token into two tokens is a merge.
     """
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
     characters = bytes_to_unicode()
     text = {token: "".join(characters[byte] for byte in token) for token in ranks}
     merges = [

@@ -1,10 +1,10 @@
-"""What the report is made of: tables read digit for digit, embedded figures, heat maps in the figures' own colours."""
+"""Building blocks of the report: tables with every digit, embedded figures, heat maps in the figures' colours."""
 
 import base64
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,39 +12,29 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 from matplotlib.ticker import MaxNLocator
+from PIL import Image as Picture
 
 from repe.errors import UserError
 from repe.plots.heat_maps import Colouring, is_dark
 
 LONG = 40  # rows; longer tables are folded
-DIGITS = 4  # after the point, where a column has more
-STEPS = 33  # colours in the bar beside heat maps
-DOTS = 1.8  # of a figure, to a pixel of the page: print has 300 an inch
-
-
-class Cell(NamedTuple):
-    """What a table shows."""
-
-    text: str
-    value: str = ""
-    """The number with every digit, where `text` cannot be read as it."""
-    language: str = ""
-    """Of a text that is not in the page's language."""
-
-
-class Column(NamedTuple):
-    """A column's name, and whether it holds numbers."""
-
-    name: str
-    numeric: bool = False
+DIGITS = 4  # after the decimal point, in columns that have more
+STEPS = 33  # colours in a heat map's colour bar
+DOTS = 1.8  # of a figure per pixel of the page; figures have 300 dots per inch
 
 
 class Table(NamedTuple):
-    """A table that can be sorted."""
+    """A sortable table; cells are texts."""
 
     caption: str
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
+    values: pd.DataFrame
+    """Exact values."""
+    shown: pd.DataFrame
+    """The same cells as the page shows them."""
+    numeric: Sequence[str] = ()
+    """Columns of numbers."""
+    foreign: Sequence[str] = ()
+    """Columns of texts in the language that the row's column `language` names."""
     folded: bool = False
 
 
@@ -57,25 +47,18 @@ class Image(NamedTuple):
     alt: str
 
 
-class HeatCell(NamedTuple):
-    """A pair of languages; without a value the texts are empty."""
-
-    label: str
-    text: str
-    value: str
-    style: str
-
-
 class Panel(NamedTuple):
-    """A model's heat map: rows are sources."""
+    """A model's heat map."""
 
     model: str
-    targets: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[HeatCell]]]
+    values: pd.DataFrame
+    """Texts by source (rows) and target language; empty for no value."""
+    styles: Sequence[Sequence[str]]
+    """CSS of the same cells."""
 
 
 class HeatMaps(NamedTuple):
-    """Heat maps on one colour scale, whose bar has `colours` at even steps and `ticks` at a percentage of it."""
+    """Heat maps with one colour bar: colours at even steps, and ticks at a percentage of its length."""
 
     meaning: str
     panels: Sequence[Panel]
@@ -84,7 +67,7 @@ class HeatMaps(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One of the paper's figures and tables, or another file's content, with what it says and how to read it."""
+    """A figure or table, with a caption."""
 
     title: str
     caption: str
@@ -95,7 +78,7 @@ class Item(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A stage, or what else belongs together."""
+    """A stage of the analysis, or another group of items."""
 
     name: str
     title: str
@@ -103,12 +86,12 @@ class Section(NamedTuple):
 
 
 def read_table(path: Path, numeric: Sequence[str] = (), keys: Sequence[str] = ()) -> pd.DataFrame:
-    """A CSV file as texts, digit for digit.
+    """A CSV file as text, so that numbers keep every digit.
 
     Args:
         path: the file.
-        numeric: columns that must be there and hold numbers or nothing.
-        keys: columns that must be there and tell the rows apart.
+        numeric: required columns, of numbers or empty cells.
+        keys: required columns, which identify a row.
 
     Raises:
         UserError: the file cannot be read, or is not such a table.
@@ -119,29 +102,28 @@ def read_table(path: Path, numeric: Sequence[str] = (), keys: Sequence[str] = ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise damaged(path, str(error)) from error
     if not rows or len(set(rows[0])) < len(rows[0]):
-        raise damaged(path, "its first line does not name columns")
+        raise damaged(path, "the first line must have a different name for each column")
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
-            raise damaged(path, f"line {number} has {len(row)} cells, the first {len(rows[0])}")
+            raise damaged(path, f"row {number} has {len(row)} cells instead of {len(rows[0])}")
     frame = pd.DataFrame(rows[1:], columns=pd.Index(rows[0]), dtype=object)
-    for column in (*keys, *numeric):
-        if column not in frame:
-            raise damaged(path, f"it has no column {column}")
+    if missing := [column for column in (*keys, *numeric) if column not in frame]:
+        raise damaged(path, f"it has no column {missing[0]}")
     for column in numeric:
         if wrong := [text for text in frame[column] if text and number_of(text) is None]:
-            raise damaged(path, f"{wrong[0]!r} in column {column} is no number")
+            raise damaged(path, f"{wrong[0]!r} in column {column} is not a number")
     if keys and (frame.empty or frame.duplicated(list(keys)).any()):
         raise damaged(path, "it has no rows" if frame.empty else f"two rows have the same {', '.join(keys)}")
     return frame
 
 
 def damaged(path: Path, reason: str) -> UserError:
-    """The error for a file that is not what it should be."""
-    return UserError(f"{path} is damaged ({reason}): delete it and run the stage that writes it again")
+    """The error for a file whose content is not valid."""
+    return UserError(f"{path} is damaged ({reason}): delete it, then run the stage that writes it")
 
 
 def number_of(text: str) -> float | None:
-    """The finite number that `text` is."""
+    """`text` as a finite number; None if it is not one."""
     try:
         number = float(text)
     except ValueError:
@@ -150,81 +132,61 @@ def number_of(text: str) -> float | None:
 
 
 def numbers_of(texts: pd.Series) -> pd.Series:
-    """Texts as numbers, NaN for an empty one."""
-    return texts.map(lambda text: float(text or "nan")).astype(float)
+    """Texts as numbers; NaN for an empty text."""
+    return texts.replace("", "nan").astype(float)
 
 
-def rounded(number: float, digits: int) -> str:
-    """`number` as printed, with a minus that is as wide as a plus."""
-    return f"{number:z.{digits}f}".replace("-", "−")
+def rounded(text: str, digits: int) -> str:
+    """A number with a minus sign instead of a hyphen; empty for an empty text."""
+    return f"{float(text):z.{digits}f}".replace("-", "−") if text else ""
 
 
 def table_of(frame: pd.DataFrame, caption: str, folded: bool = False) -> Table:
-    """A frame of texts: columns of numbers are rounded where one of them has more digits, and keep their values.
+    """A frame of texts as a table, folded if it is long or `folded` is set.
 
-    It is folded if asked for, or long.
+    A column of numbers is rounded if one of them has more than DIGITS digits.
     """
-    columns, cells = [], []
-    for name in frame:
-        texts = [str(text) for text in frame[name]]
-        numbers = [number_of(text) for text in texts]
-        numeric = any(texts) and all(
-            number is not None or not text for text, number in zip(texts, numbers, strict=True)
-        )
-        long = any(len(text.partition(".")[2]) > DIGITS or "e" in text for text in texts)
-        columns.append(Column(str(name), numeric))
-        cells.append(
-            [_cell(text, number, long) for text, number in zip(texts, numbers, strict=True)]
-            if numeric
-            else [Cell(text) for text in texts]
-        )
-    return Table(caption, columns, list(zip(*cells, strict=True)), folded or len(frame) > LONG)
+    numeric = [
+        str(name) for name in frame if any(frame[name]) and all(number_of(x) is not None for x in frame[name] if x)
+    ]
+    shown = frame.copy()
+    for name in numeric:
+        long = any(len(text.partition(".")[2]) > DIGITS or "e" in text for text in frame[name])
+        shown[name] = frame[name].map(_shortened if long else lambda text: text.replace("-", "−"))
+    return Table(caption, frame, shown, numeric, folded=folded or len(frame) > LONG)
 
 
-def _cell(text: str, number: float | None, long: bool) -> Cell:
-    if number is None or text.isdecimal():
-        return Cell(text)
-    # What would round to nothing, such as a probability, keeps its size.
-    small = 0 < abs(number) < 0.5 * 10**-DIGITS
-    shown = f"{number:.1e}" if small else rounded(number, DIGITS) if long else text
-    shown = shown.replace("-", "−")
-    exact = "−" not in shown and float(shown) == number
-    return Cell(shown, "" if exact else text)
+def _shortened(text: str) -> str:
+    # Numbers that would be rounded to 0, such as p-values, are shown with an exponent.
+    if text and 0 < abs(float(text)) < 0.5 * 10**-DIGITS:
+        return f"{float(text):.1e}".replace("-", "−")
+    return text if text.isdecimal() else rounded(text, DIGITS)
+
+
+def all_rows(frames: Mapping[str, pd.DataFrame], name: str) -> list[Table]:
+    """The whole table `name`, folded, if there is one."""
+    return [table_of(frames[name], f"All rows of {name}.csv", folded=True)] if name in frames else []
 
 
 def wide_table(frame: pd.DataFrame, across: str, value: str, caption: str, percent: bool = False) -> Table:
-    """Models down, the values of column `across` across.
+    """One row per model, one column per value of `across`.
 
-    Percentages have one digit after the point and the mean of their row last; other values have two digits.
+    Percentages have one digit after the decimal point, and their mean in the last column; other values have two digits.
     """
     wide = frame.pivot(index="model", columns=across, values=value).fillna("")
     wide = wide.loc[frame["model"].unique(), frame[across].unique()]
-    columns = [Column("model"), *(Column(str(name), True) for name in wide)]
-    rows = []
-    for model, texts in wide.iterrows():
-        values = list(texts)
-        if percent:
-            numbers = [float(text) for text in values if text]
-            values.append(repr(float(np.mean(numbers))) if numbers else "")
-        rows.append([Cell(str(model)), *(_printed(text, percent) for text in values)])
-    return Table(caption, [*columns, Column("mean", True)] if percent else columns, rows)
-
-
-def _printed(text: str, percent: bool) -> Cell:
-    number = number_of(text)
-    if number is None:
-        return Cell(text)
-    return Cell(rounded(100 * number, 1) if percent else rounded(number, 2), text)
+    if percent:
+        wide["mean"] = wide.apply(numbers_of).mean(axis=1).map(lambda mean: "" if math.isnan(mean) else repr(mean))
+    shown = wide.map(lambda text: rounded(text and repr(100 * float(text)), 1) if percent else rounded(text, 2))
+    return Table(caption, wide.reset_index(), shown.reset_index(), numeric=[*wide])
 
 
 def images(paths: Iterable[Path], alt: str) -> list[Image]:
-    """The figures that are there, embedded in 256 colours, which look the same and are a third as large.
+    """The figures that exist, in 256 colours, which look the same and take a third of the bytes.
 
     Raises:
-        UserError: a file is no image.
+        UserError: a file is damaged.
     """
-    from PIL import Image as Picture
-
     found = []
     for path in paths:
         if not path.exists():
@@ -236,7 +198,7 @@ def images(paths: Iterable[Path], alt: str) -> list[Image]:
                 opaque = Picture.new("RGB", picture.size, "white")
                 opaque.paste(picture, mask=picture.getchannel("A") if "A" in picture.getbands() else None)
             opaque.quantize(256, Picture.Quantize.MAXCOVERAGE).save(buffer, "PNG")
-        # Pillow raises many types on a damaged file.
+        # Pillow raises errors of many types on a damaged file.
         except Exception as error:
             raise damaged(path, str(error)) from error
         data = base64.b64encode(min(original, buffer.getvalue(), key=len)).decode()
@@ -246,31 +208,24 @@ def images(paths: Iterable[Path], alt: str) -> list[Image]:
 
 
 def heat_maps(frame: pd.DataFrame, value: str, colouring_of: Callable[[np.ndarray], Colouring]) -> HeatMaps:
-    """Heat maps in a figure's colours and on its scale, a panel a model.
+    """Heat maps in a figure's colours and on its scale, one panel per model.
 
     Args:
         frame: columns model, source, target and `value`, as texts.
-        value: what the colours show.
-        colouring_of: that of the figure (in repe.plots.figures), given the values of different languages.
+        value: column that the colours show.
+        colouring_of: the figure's colouring (in repe.plots.figures), from the values of pairs of different languages.
     """
     numbers = numbers_of(frame[value])
     colouring = colouring_of(numbers[frame["source"] != frame["target"]].to_numpy(float))
     scale = colouring.scale
     low, high = float(scale.vmin), float(scale.vmax)  # type: ignore[arg-type]
     panels = []
-    for model in frame["model"].unique():
-        rows = frame[frame["model"] == model]
+    for model, rows in frame.groupby("model", sort=False):
         languages = list(dict.fromkeys([*rows["source"], *rows["target"]]))
-        square = (
-            rows.pivot(index="source", columns="target", values=value).reindex(languages, columns=languages).fillna("")
-        )
-        texts = square.to_numpy(str)
+        square = rows.pivot(index="source", columns="target", values=value)
+        square = square.reindex(languages, columns=languages).fillna("")
         colours = colouring(square.apply(numbers_of).to_numpy(float))
-        lines = [
-            (source, [_heat_cell(source, *three) for three in zip(languages, texts[i], colours[i], strict=True)])
-            for i, source in enumerate(languages)
-        ]
-        panels.append(Panel(str(model), languages, lines))
+        panels.append(Panel(str(model), square, [[_style(*colour) for colour in line] for line in colours]))
     round_numbers = MaxNLocator(5).tick_values(low, high)
     labels = colouring.ticks or {tick: f"{tick:.4g}" for tick in map(float, round_numbers)}
     ticks = [(round(100 * float(scale(tick)), 2), label) for tick, label in labels.items() if low <= tick <= high]
@@ -278,15 +233,6 @@ def heat_maps(frame: pd.DataFrame, value: str, colouring_of: Callable[[np.ndarra
     return HeatMaps(colouring.meaning.replace("\n", " "), panels, gradient, ticks)
 
 
-def _heat_cell(source: str, target: str, text: str, colour: np.ndarray) -> HeatCell:
-    number = number_of(text)
-    if number is None:
-        return HeatCell(f"{source} → {target}: no value", "", "", "")
-    red, green, blue = map(float, colour[:3])
-    ink = "#fff" if is_dark((red, green, blue)) else "#000"
-    return HeatCell(
-        f"{source} → {target}: {rounded(number, DIGITS)}",
-        rounded(number, 2),
-        text,
-        f"background:{to_hex((red, green, blue))};color:{ink}",
-    )
+def _style(red: float, green: float, blue: float, _alpha: float) -> str:
+    colour = (float(red), float(green), float(blue))
+    return f"background:{to_hex(colour)};color:{'#fff' if is_dark(colour) else '#000'}"

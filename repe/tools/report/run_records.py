@@ -1,27 +1,27 @@
-"""What the report says of the runs behind the figures: settings from result files' meta, and control."""
+"""The runs behind the figures: settings from the meta of result files, and control experiments."""
 
-import io
 import itertools
 import json
-import pickle
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from repe.files import Zip, is_plain_name
+import pandas as pd
+import torch
+
+from repe.files import is_plain_name
 from repe.paper import CONCEPTS, LANGUAGES, in_paper_order
-from repe.tools.report.parts import Cell, Column, Item, Section, Table, damaged, images, read_table, table_of
+from repe.tools.report.parts import Item, Section, Table, damaged, images, read_table, table_of
 
 HASH = 12  # digits shown of a SHA-256
-KINDS = {"reader_dict": "vectors", "acc": "accuracies"}
+CONTENTS = {"reader_dict": "vectors", "acc": "accuracies"}
 SHOWN = (
     *("source", "revision", "weights", "family", "template", "special_tokens", "truncate", "dtype", "split"),
     *("split_by", "method", "random_direction", "seed", "versions"),
 )
-DOWNLOAD = "a released download (.pk), which does not say what made it"
-NOTHING = "no result files in the results folder"
-# Of control's settings, those that are not the vectors' own, which the table of result files has.
+DOWNLOAD = "released download (.pk), which does not record its settings"
+NO_FILES = "no result files in the results folder"
+# Settings of control that the result files do not have.
 STEERING = (
     *("layers", "operator", "scope", "strength_unit", "calibrated_on", "max_new_tokens", "temperature", "top_p"),
     *("num_beams", "prompts"),
@@ -30,160 +30,121 @@ EXAMPLE_LANGUAGES = 4
 
 
 def settings(res_dir: Path, models: Sequence[str]) -> Section:
-    """What made the result files of the models, a row where all concepts agree, and from which data."""
-    files: defaultdict[tuple[str, tuple[str, ...]], defaultdict[str, set[str]]]
-    files = defaultdict(lambda: defaultdict(set))
-    data: defaultdict[tuple[str, str, str], set[str]] = defaultdict(set)
+    """How the models' result files were made, and from which data."""
+    runs, data = [], []
     for model in models:
         found = list(_result_files(res_dir, model))
-        for path, kind in found:
+        for path, content in found:
             concept, meta = path.parent.name, _meta(path)
             made_by = DOWNLOAD if path.suffix == ".pk" else "this software"
-            files[model, (made_by, *(_told(name, meta.get(name)) for name in SHOWN))][kind].add(concept)
-            for language, digest in meta.get("data", {}).items():
-                data[concept, str(language), str(digest)].add(model)
+            runs.append([model, content, concept, made_by, *(_as_text(name, meta.get(name)) for name in SHOWN)])
+            data += [[concept, str(language), str(digest), model] for language, digest in meta.get("data", {}).items()]
         if not found:
-            files[model, (NOTHING, *[""] * len(SHOWN))]["none"] = set()
-    columns = ["model", "files", "concepts", "made by", *(name.replace("_", " ") for name in SHOWN)]
-    rows = []
-    for (model, told), by_kind in files.items():
-        by_concepts: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
-        for kind, concepts in by_kind.items():
-            by_concepts[tuple(in_paper_order(concepts, CONCEPTS))].append(kind)
-        rows += [
-            [model, ", ".join(sorted(kinds)), ", ".join(concepts), *told] for concepts, kinds in by_concepts.items()
-        ]
-    facts, table = _without_constants(columns, rows)
-    caption = (
-        "What the result files say of how they were made. Weights and data are named by the first digits of their "
-        "SHA-256."
-    )
-    items = [Item("Result files", caption, tables=[table], facts=facts)] if rows else []
+            runs.append([model, "none", "", NO_FILES, *[""] * len(SHOWN)])
+    items = []
+    if runs:
+        columns = ["model", "files", "concepts", "made by", *(name.replace("_", " ") for name in SHOWN)]
+        items.append(_runs_item(pd.DataFrame(runs, columns=columns)))
     if data:
-        caption = "The data files that vectors and accuracies were made from: the same digits are the same bytes."
-        items.append(Item("Data", caption, tables=[_data_table(data, models)]))
-    return Section("settings", "What was run", items)
+        caption = (
+            "Data files that the vectors and accuracies were made from. Files with the same SHA-256 are identical."
+        )
+        frame = pd.DataFrame(data, columns=["concept", "language", "SHA-256", "models"])
+        items.append(Item("Data", caption, tables=[_data_table(frame, models)]))
+    return Section("settings", "Settings", items)
 
 
 def _result_files(res_dir: Path, model: str) -> Iterable[tuple[Path, str]]:
-    """A model's result files, with the kind of what they hold."""
-    # A table may name anything; a path is made of it only if it stays in the folder.
-    if is_plain_name(model):
-        for path in sorted((res_dir / model).glob("*/*.p[tk]")):
-            for stem, kind in KINDS.items():
-                if path.stem == stem or path.stem.endswith(f"_{stem}"):
-                    yield path, kind
-
-
-class _Skipped:
-    """Whatever a pickle calls and what that gives: it does nothing."""
-
-    __slots__ = ()
-
-    def __call__(self, *_: Any) -> "_Skipped":
-        return self
-
-    def __setstate__(self, state: Any) -> None: ...
-
-
-class _PlainData(pickle.Unpickler):
-    """The plain data of a PyTorch archive; tensors and all that is no plain data are skipped, and nothing is run."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        return _Skipped()
-
-    def persistent_load(self, pid: Any) -> None: ...
+    """A model's result files, and whether they have vectors or accuracies."""
+    # A table may have any text as a model: a name with a path in it must not lead out of the folder.
+    for path in sorted((res_dir / model).glob("*/*.p[tk]")) if is_plain_name(model) else ():
+        for stem, content in CONTENTS.items():
+            if path.stem == stem or path.stem.endswith(f"_{stem}"):
+                yield path, content
 
 
 def _meta(path: Path) -> dict[str, Any]:
-    """What a result file says of itself, without its tensors, which may take gigabytes; nothing of a download.
+    """The meta of a result file; empty for a download.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or contains code.
     """
     if path.suffix == ".pk":
         return {}
     try:
-        with Zip(path) as archive:
-            (member,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
-            meta = _PlainData(io.BytesIO(archive.read(member))).load()["meta"]
+        # Tensors are mapped instead of read: those of a large model take gigabytes.
+        meta = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["meta"]
         if not isinstance(meta, dict) or not isinstance(meta.get("data", {}), dict):
             raise ValueError("no meta")
-    # Pickles and archives raise many types where they are damaged.
+    # PyTorch raises errors of many types on a damaged file.
     except Exception as error:
-        raise damaged(path, "no archive of plain data and tensors") from error
+        raise damaged(path, "not an archive of plain data and tensors") from error
     return meta
 
 
-def _told(name: str, value: object) -> str:
-    """A setting in words."""
+def _as_text(name: str, value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {one}" for key, one in value.items())
+        return ", ".join(f"{key} {item}" for key, item in value.items())
     if isinstance(value, list):
         return ", ".join(map(str, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if name in ("weights", "prompts"):
-        return str(value or "")[:HASH]
-    return "" if value is None else str(value)
+    text = "" if value is None else str(value)
+    return text[:HASH] if name in ("weights", "prompts") else text
 
 
-def _without_constants(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[tuple[str, str]], Table]:
-    """What all rows share, as facts, and a table of the rest; the first column always stays."""
-    shared = {place for place in range(1, len(columns)) if len({row[place] for row in rows}) == 1}
-    facts = [(columns[place], rows[0][place]) for place in sorted(shared) if rows[0][place]]
-    kept = [place for place in range(len(columns)) if place not in shared]
-    cells = [[Cell(row[place]) for place in kept] for row in rows]
-    return facts, Table("What differs", [Column(columns[place]) for place in kept], cells)
+def _runs_item(runs: pd.DataFrame) -> Item:
+    """One row per model and group of files with the same settings; columns with one value become facts."""
+    columns, settings = [*runs], [column for column in runs if column not in ("files", "concepts")]
+    for column, other, order in (("concepts", "files", CONCEPTS), ("files", "concepts", ())):
+        names = runs.groupby([other, *settings], sort=False)[column].agg(list)
+        runs = names.map(lambda names, order=order: ", ".join(in_paper_order(names, order))).reset_index()
+    shared = [column for column in columns[1:] if runs[column].nunique() == 1]
+    facts = [(column, runs[column][0]) for column in shared if runs[column][0]]
+    differences = runs[[column for column in columns if column not in shared]]
+    caption = "Settings that the result files record. Weights are identified by the first digits of their SHA-256."
+    return Item("Result files", caption, tables=[Table("Differences", differences, differences)], facts=facts)
 
 
-def _data_table(data: dict[tuple[str, str, str], set[str]], models: Sequence[str]) -> Table:
-    concepts = in_paper_order((concept for concept, _, _ in data), CONCEPTS)
-    languages = in_paper_order((language for _, language, _ in data), LANGUAGES)
-    keys = sorted(data, key=lambda key: (concepts.index(key[0]), languages.index(key[1]), key[2]))
-    rows = [
-        [
-            *(Cell(concept), Cell(language), Cell(digest[:HASH], digest)),
-            Cell("all" if len(data[concept, language, digest]) == len(models) else
-                 ", ".join(model for model in models if model in data[concept, language, digest])),
-        ]
-        for concept, language, digest in keys
-    ]  # fmt: skip
-    return Table("SHA-256 of data files", [Column(n) for n in ("concept", "language", "SHA-256", "models")], rows, True)
+def _data_table(data: pd.DataFrame, models: Sequence[str]) -> Table:
+    for column, order in (("concept", CONCEPTS), ("language", LANGUAGES)):
+        data[column] = pd.Categorical(data[column], in_paper_order(data[column], order))
+    names = data.drop_duplicates().groupby(["concept", "language", "SHA-256"], observed=True)["models"].agg(list)
+    table = names.map(lambda names: "all" if len(names) == len(models) else ", ".join(names)).reset_index()
+    shown = table.assign(**{"SHA-256": table["SHA-256"].str[:HASH]})
+    return Table("SHA-256 of data files", table, shown, folded=True)
 
 
 def control(res_dir: Path, models: Sequence[str]) -> Section:
-    """Stage 5, of all models that have it: an item a model, concept and source, then those of several sources."""
+    """Section 5: one item for each model, concept and source, then one for each comparison of sources."""
     folders = [
         folder for model in models if is_plain_name(model) for folder in sorted((res_dir / model).glob("*/control"))
     ]
-    items = [item for folder in folders for source in sorted(folder.glob("*/")) for item in _steered(source)]
+    items = [item for folder in folders for source in sorted(folder.glob("*/")) for item in _source_items(source)]
     for folder in folders:
         concept, model = folder.parent.name, folder.parent.parent.name
         figure = images([folder / "figure_control_sources.png"], f"Heat map of sources against targets, {model}")
         tables = [table_of(read_table(path), path.name) for path in sorted(folder.glob("*.csv"))]
         if figure or tables:
-            caption = (
-                "The largest change of the refusal rate on harmful prompts, by source (rows) and target (columns)."
-            )
-            items.append(Item(f"{model}, {concept}: sources compared", caption, figure, tables=tables))
+            caption = "Largest change of the refusal rate on harmful prompts, by source (rows) and target (columns)."
+            items.append(Item(f"{model}, {concept}: comparison of sources", caption, figure, tables=tables))
     return Section("control", "Stage 5: control", items)
 
 
-def _steered(folder: Path) -> list[Item]:
-    """The figure, rates and replies in the folder of a source language, if any."""
+def _source_items(folder: Path) -> list[Item]:
+    """The figure, rates and example replies in the folder of a source language, if any."""
     model, concept, source = folder.parts[-4], folder.parts[-3], folder.name
-    alt = f"Refusal rate against strength, a panel a target language: {model}, {concept}, source {source}"
+    alt = f"Refusal rate against strength, one panel per target language: {model}, {concept}, source {source}"
     figure = images([folder / "figure_control.png"], alt)
-    tables = [table_of(read_table(path), f"Every row of {path.name}") for path in sorted(folder.glob("*.csv"))]
+    tables = [table_of(read_table(path), f"All rows of {path.name}") for path in sorted(folder.glob("*.csv"))]
     tables += _examples(folder / "generations.jsonl", source)
     if not figure and not tables:
         return []
     caption = (
-        f"How often {model} refuses as {source}'s {concept} vectors are added to its states: positive strengths point "
-        "to the concept's positive side, strength 0 is not steered, bands are 95 % intervals. An effect of the "
-        "concept shows where its line leaves the random direction's. The replies are the first of each kind, not "
-        "chosen."
+        f"Refusal rate of {model} when the {concept} vectors of {source} are added to its hidden states. Positive "
+        "strengths point to the concept's positive side; strength 0 is unsteered; bands are 95 % intervals. The "
+        "concept has an effect where its line differs from that of random directions. The example replies are the "
+        "first of each condition, without selection."
     )
     return [Item(f"{model}, {concept}, source {source}", caption, figure, tables=tables, facts=_steering(folder))]
 
@@ -194,13 +155,13 @@ def _steering(folder: Path) -> list[tuple[str, str]]:
         return []
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        return [(name.replace("_", " "), told) for name in STEERING if (told := _told(name, known.get(name)))]
+        return [(name.replace("_", " "), text) for name in STEERING if (text := _as_text(name, known.get(name)))]
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise damaged(path, str(error)) from error
 
 
 def _examples(path: Path, source: str) -> list[Table]:
-    """The replies to the first harmful and the first harmless prompt of a few languages, at the ends and the middle.
+    """Replies to the first harmful and the first harmless prompt of some languages, at -max, 0 and +max strength.
 
     Raises:
         UserError: the file is damaged.
@@ -209,31 +170,32 @@ def _examples(path: Path, source: str) -> list[Table]:
         return []
     try:
         with path.open(encoding="utf-8") as file:
-            # Replies stand in a fixed order, unsteered ones and the concept's first.
+            # Unsteered replies and those of the concept come first in the file.
             rows = list(itertools.takewhile(lambda row: row["baseline"] in ("none", "concept"), map(json.loads, file)))
         languages = sorted(dict.fromkeys(str(row["lang"]) for row in rows), key=lambda language: language != source)
         strengths = [row["strength"] for row in rows if row["baseline"] == "concept"] or [0.0]
-        wanted = [("concept", min(strengths)), ("none", 0.0), ("concept", max(strengths))]
-        cells = []
+        conditions = [("concept", min(strengths)), ("none", 0.0), ("concept", max(strengths))]
+        replies: list[dict[str, str]] = []
         for language, harmful in itertools.product(languages[:EXAMPLE_LANGUAGES], (True, False)):
-            kind = [row for row in rows if row["lang"] == language and row["harmful"] is harmful]
-            for baseline, strength in wanted:
-                alike = (
-                    row
-                    for row in kind
-                    if row["id"] == kind[0]["id"] and row["baseline"] == baseline and row["strength"] == strength
-                )
-                cells += [_reply(row) for row in itertools.islice(alike, 1)]
+            group = [row for row in rows if row["lang"] == language and row["harmful"] is harmful]
+            first = [row for row in group if row["id"] == group[0]["id"]]
+            by_condition = {(row["baseline"], row["strength"]): _reply(row) for row in reversed(first)}
+            replies += [by_condition[condition] for condition in conditions if condition in by_condition]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise damaged(path, repr(error)) from error
-    columns = [Column(name, name == "strength") for name in ("language", "request", "prompt", "strength", "reply")]
-    return [Table("Example replies", columns, cells, folded=True)] if cells else []
+    if not replies:
+        return []
+    shown = pd.DataFrame(replies)
+    values = shown.assign(strength=shown.pop("exact"))
+    return [Table("Example replies", values, shown, numeric=["strength"], foreign=["prompt", "reply"], folded=True)]
 
 
-def _reply(row: dict[str, Any]) -> list[Cell]:
-    language = str(row["lang"])
-    strength = "not steered" if row["baseline"] == "none" else f"{row['strength']:+g}".replace("-", "−")
-    return [
-        *(Cell(language), Cell("harmful" if row["harmful"] else "harmless"), Cell(str(row["prompt"]), "", language)),
-        *(Cell(strength, str(row["strength"])), Cell(str(row["reply"]), "", language)),
-    ]
+def _reply(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "language": str(row["lang"]),
+        "request": "harmful" if row["harmful"] else "harmless",
+        "prompt": str(row["prompt"]),
+        "strength": "unsteered" if row["baseline"] == "none" else f"{row['strength']:+g}".replace("-", "−"),
+        "reply": str(row["reply"]),
+        "exact": str(row["strength"]),
+    }

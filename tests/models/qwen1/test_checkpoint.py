@@ -1,4 +1,4 @@
-"""The format of first-generation Qwen: recognised, read and refused by its config alone."""
+"""The config of a first-generation Qwen is recognised, read or refused."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from repe.models.qwen1 import tokenizer as qwen1_tokenizer
 from repe.models.qwen1.weights import load_model
 
 
-def test_family_is_told_by_the_config_alone(tmp_path):
+def test_the_family_is_recognised_by_the_config(tmp_path):
     assert qwen1.is_first_generation_qwen(checkpoint(tmp_path))
     for text in ('{"model_type": "qwen2"}', "[]", "{"):
         (tmp_path / "config.json").write_text(text)
@@ -23,14 +23,15 @@ def test_family_is_told_by_the_config_alone(tmp_path):
     assert not qwen1.is_first_generation_qwen(tmp_path / "nowhere")
 
 
-def test_import_is_light_and_nothing_of_the_remote_code_is_needed(tmp_path):
+def test_nothing_of_the_remote_code_is_needed(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from repe import qwen1, qwen1_tokenizer, qwen1_weights\n"
+        "import sys; from pathlib import Path; from repe.models.qwen1 import checkpoint\n"
         f"folder = Path({str(checkpoint(tmp_path))!r})\n"
-        "assert qwen1.is_first_generation_qwen(folder)\n"
+        "assert checkpoint.is_first_generation_qwen(folder)\n"
         "assert not {'torch', 'transformers', 'tokenizers', 'numpy'} & set(sys.modules)\n"
         "sys.modules.update(tiktoken=None, einops=None)\n"
-        "qwen1_tokenizer.load_tokenizer(folder)\n"
+        "from repe.models.qwen1 import tokenizer\n"
+        "tokenizer.load_tokenizer(folder)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[3])
 
@@ -56,8 +57,8 @@ def test_oldest_config_counts_rows_in_padded_vocab_size(tmp_path):
         ({"rotary_pct": 0.5}, "rotary_pct is 0.5"),
         ({"no_bias": False}, "no_bias is False"),
         ({"hidden_size": -16}, "hidden_size is -16"),
-        ({"num_hidden_layers": 2.5}, "num_hidden_layers .* is 2.5, not a whole number"),
-        ({"num_attention_heads": 3}, "heads of 8"),
+        ({"num_hidden_layers": 2.5}, "num_hidden_layers .* is 2.5, not an integer"),
+        ({"num_attention_heads": 3}, "3 heads of size 8"),
         ({"kv_channels": "8"}, "kv_channels is '8'"),
         ({"seq_length": None}, "seq_length is None"),
     ],

@@ -1,4 +1,4 @@
-"""First-generation Qwen's weights: against its own code's numbers, and a forward pass by the architecture itself."""
+"""First-generation Qwen's weights agree with the published code and with a plain forward pass by its definition."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def test_golden_hidden_states(golden: Path):
         together = torch.stack(model(**batch, output_hidden_states=True).hidden_states[1:])[:, :, -1]
     for text, ids in enumerate(expected["input_ids"]):
         wanted = np.array(expected["last_token_hidden_states"][text])
-        np.testing.assert_allclose(states_of(model, ids)[:, -1], wanted, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(states_of(model, ids)[:, -1], wanted, rtol=0, atol=5e-6)
         np.testing.assert_allclose(together[:, text], wanted, rtol=0, atol=1e-5)
 
 
@@ -187,12 +187,12 @@ def test_parts_kept_elsewhere_are_brought_in_when_they_run(tmp_path, tied):
 @pytest.mark.parametrize(
     ("device_map", "message"),
     [
-        ("nowhere", "no device 'nowhere'"),
-        ({"layers": "cpu"}, "nothing covers embed_tokens.weight"),
-        ({"": "disk"}, "fits into no memory"),
+        ("nowhere", "device 'nowhere' is not available"),
+        ({"layers": "cpu"}, "does not cover embed_tokens.weight"),
+        ({"": "disk"}, "does not fit into memory"),
     ],
 )
-def test_a_device_map_that_does_not_work_out_is_refused(tmp_path, device_map, message):
+def test_an_invalid_device_map_is_refused(tmp_path, device_map, message):
     with pytest.raises(UserError, match=message):
         load_model(checkpoint(tmp_path), dtype=torch.float32, device_map=device_map)
 
@@ -231,15 +231,18 @@ def rewrite(folder: Path, drop: str = "", layout: str = "safetensors", **add) ->
 
 
 DAMAGES = {
-    "no config": (lambda f: (f / "config.json").unlink(), "config.json: no such file"),
-    "config no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json: not readable as JSON"),
-    "config a list": (lambda f: (f / "config.json").write_text("[]"), "config.json: holds no JSON object"),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "no weights: one of model.safetensors.index.json"),
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json does not exist"),
+    "config no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read as JSON"),
+    "config a list": (lambda f: (f / "config.json").write_text("[]"), "config.json does not hold a JSON object"),
+    "no weights": (
+        lambda f: (f / "model.safetensors").unlink(),
+        r"has no weights \(one of model.safetensors",
+    ),
     "missing tensor": (
         lambda f: rewrite(f, drop="transformer.h.2.mlp.w2.weight"),
-        "tensor transformer.h.2.mlp.w2.weight is missing",
+        "lack the tensor transformer.h.2.mlp.w2.weight",
     ),
-    "missing head": (lambda f: rewrite(f, drop="lm_head.weight"), "tensor lm_head.weight is missing"),
+    "missing head": (lambda f: rewrite(f, drop="lm_head.weight"), "lack the tensor lm_head.weight"),
     "extra tensor": (lambda f: rewrite(f, visual=torch.ones(2)), "model.safetensors: .* no tensor transformer.visual"),
     "extra block": (
         lambda f: rewrite(f, **{"h.3.ln_1.weight": torch.ones(2)}),
@@ -247,29 +250,29 @@ DAMAGES = {
     ),
     "wrong shape": (
         lambda f: rewrite(f, drop="transformer.ln_f.weight", **{"ln_f.weight": torch.ones(HIDDEN + 1)}),
-        r"transformer.ln_f.weight is of shape \(17,\), config.json says \(16,\)",
+        r"transformer.ln_f.weight has shape \(17,\), but config.json requires \(16,\)",
     ),
     "c_attn not three parts": (
         lambda f: rewrite(f, **{"h.0.attn.c_attn.bias": torch.ones(2 * HIDDEN)}),
-        r"h.0.attn.c_attn.bias is of shape \(32,\), config.json says \(48,\)",
+        r"h.0.attn.c_attn.bias has shape \(32,\), but config.json requires \(48,\)",
     ),
     "integers": (
         lambda f: rewrite(f, **{"wte.weight": torch.ones(VOCABULARY, HIDDEN, dtype=torch.int8)}),
-        "transformer.wte.weight holds torch.int8",
+        "transformer.wte.weight has type torch.int8",
     ),
     "cut safetensors": (
         lambda f: os.truncate(f / "model.safetensors", 5000),
-        "model.safetensors: no readable safetensors file",
+        "model.safetensors is not a readable safetensors file",
     ),
     "pointer": (
         lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
-        "model.safetensors: no readable safetensors file",
+        "model.safetensors is not a readable safetensors file",
     ),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_told_in_one_line(tmp_path, damage):
+def test_damage_is_reported_in_one_line(tmp_path, damage):
     spoil, message = DAMAGES[damage]
     folder = checkpoint(tmp_path)
     spoil(folder)
@@ -283,7 +286,7 @@ def test_a_missing_shard_is_named(tmp_path, kind):
     folder = checkpoint(tmp_path, f"sharded {kind}")
     shard = next(folder.glob(f"*-00002-of-00003.{kind}"))
     shard.unlink()
-    with pytest.raises(UserError, match=f"weight file {shard.name} is missing"):
+    with pytest.raises(UserError, match=f"lacks the weight file {shard.name}"):
         load_model(folder, dtype=torch.float32)
 
 
@@ -315,7 +318,7 @@ class Hostile:
 def test_a_bin_file_never_runs_code(tmp_path):
     folder, mark = checkpoint(tmp_path / "checkpoint", "bin"), tmp_path / "mark"
     torch.save(tensors() | {"hostile": Hostile(mark)}, folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"pytorch_model\.bin: damaged, or not a file of plain tensors") as caught:
+    with pytest.raises(UserError, match=r"pytorch_model\.bin is damaged or does not hold plain tensors") as caught:
         load_model(folder, dtype=torch.float32)
     assert not mark.exists()
     assert "weights_only" not in str(caught.value)
@@ -333,5 +336,5 @@ def test_a_damaged_bin_file_is_named(tmp_path, content):
         path.write_bytes(content)
     else:
         torch.save(content, path)
-    with pytest.raises(UserError, match=r"pytorch_model\.bin: "):
+    with pytest.raises(UserError, match=r"pytorch_model\.bin (is damaged|does not hold)"):
         load_model(folder, dtype=torch.float32)

@@ -21,11 +21,12 @@ from conftest import ROOT, Ended
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from repe.errors import UserError
 from repe.paper import FAMILIES
 from repe.plots import figures
 from repe.results.result_file import SETTINGS
 from repe.tools.report import page as report
-from repe.tools.report import run_records as report_runs
+from repe.tools.report import run_records
 
 Script = Callable[..., Ended]
 HOSTILE = "<script>hacked=1</script>"
@@ -140,7 +141,7 @@ def page(text: str) -> "Page":
 class Page(HTMLParser):
     """What a page holds: tables by caption as rows of (text, value), tags with their attributes; checks the nesting."""
 
-    VOID = ("meta", "img")
+    VOID = ("meta", "img", "col")
     OPTIONAL = ("td", "tr")
 
     def __init__(self, text: str) -> None:
@@ -199,7 +200,7 @@ def test_every_cell_of_every_table_is_on_the_page(made: Path, page: Page) -> Non
     paths = [*(made / "cross_model").glob("*.csv"), made / "tiny-a/toxicity/control/en/control.csv"]
     assert len(paths) == 8
     for path in paths:
-        caption = path.stem if path.stem == "unheard_of" else f"Every row of {path.name}"
+        caption = path.stem if path.stem == "unheard_of" else f"All rows of {path.name}"
         header, *rows = page.tables[caption]
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         assert [text for text, _ in header] == list(table)
@@ -300,11 +301,13 @@ def test_the_page_is_sound(page: Page) -> None:
 
 
 def test_the_same_files_give_the_same_bytes(res: Path, script: Script, tmp_path: Path) -> None:
-    assert script("repe.tools.report.page", "--res-dir", res).status == 0
+    assert script("repe.__main__", "report", "--res-dir", res).status == 0
     first = (res / "cross_model/report.html").read_bytes()
     shutil.copytree(res, tmp_path / "moved")
-    assert script("repe.tools.report.page", "--res-dir", tmp_path / "moved").status == 0
-    assert script("repe.tools.report.page", "--res-dir", res).out.startswith(f"wrote {res / 'cross_model/report.html'}")
+    assert script("repe.__main__", "report", "--res-dir", tmp_path / "moved").status == 0
+    assert script("repe.__main__", "report", "--res-dir", res).out.startswith(
+        f"wrote {res / 'cross_model/report.html'}"
+    )
     assert (res / "cross_model/report.html").read_bytes() == first
     assert (tmp_path / "moved/cross_model/report.html").read_bytes() == first
 
@@ -321,7 +324,7 @@ def test_example_replies_are_the_first_of_each_kind_source_first(page: Page) -> 
     found = [[text.removesuffix(f" {REPLY}") for text, _ in row] for row in rows]
     assert found[:4] == [
         ["en", "harmful", "en True 1", "−1", "concept -1.0 1"],
-        ["en", "harmful", "en True 1", "not steered", "none 0.0 1"],
+        ["en", "harmful", "en True 1", "unsteered", "none 0.0 1"],
         ["en", "harmful", "en True 1", "+1", "concept 1.0 1"],
         ["en", "harmless", "en False 1", "−1", "concept -1.0 1"],
     ]
@@ -330,7 +333,7 @@ def test_example_replies_are_the_first_of_each_kind_source_first(page: Page) -> 
 
 def test_settings_have_a_row_a_model_where_its_concepts_agree(page: Page) -> None:
     tables = page.tables
-    header, *rows = [[text for text, _ in row] for row in tables["What differs"]]
+    header, *rows = [[text for text, _ in row] for row in tables["Differences"]]
     found = [dict(zip(header, row, strict=True)) for row in rows]
     assert [(row["model"], row["concepts"]) for row in found] == [
         *(("tiny-b", concept) for concept in ("fairness", "morality", "toxicity")),
@@ -338,7 +341,7 @@ def test_settings_have_a_row_a_model_where_its_concepts_agree(page: Page) -> Non
         (HOSTILE, ""),
     ]
     assert [row["made by"] for row in found] == [
-        *(report_runs.DOWNLOAD, "this software", "this software", "this software", report_runs.NOTHING)
+        *(run_records.DOWNLOAD, "this software", "this software", "this software", run_records.NO_FILES)
     ]
     assert [row["template"] for row in found] == ["", "morality {input}", "toxicity {input}", "{input}", ""]
     assert tables["SHA-256 of data files"][1] == [
@@ -351,14 +354,14 @@ def test_what_all_share_is_said_once(res: Path) -> None:
         shutil.rmtree(res / folder)
     write_tables(res / "cross_model", models=("tiny-a",))
     page = page_of(res)
-    assert [text for text, _ in page.tables["What differs"][0]] == ["model"]
-    told = "".join(page.texts)
-    assert "dtypefloat32" in told
-    assert "versionstorch 2" in told
+    assert [text for text, _ in page.tables["Differences"][0]] == ["model"]
+    shown = "".join(page.texts)
+    assert "dtypefloat32" in shown
+    assert "versionstorch 2" in shown
 
 
 def test_every_setting_of_result_files_is_shown() -> None:
-    assert {*SETTINGS} <= {*report_runs.SHOWN}
+    assert {*SETTINGS} <= {*run_records.SHOWN}
 
 
 class Hostile:
@@ -371,12 +374,13 @@ class Hostile:
 
 def test_nothing_in_a_result_file_is_run(res: Path, tmp_path: Path) -> None:
     torch.save({"meta": {"source": "named"}, "x": Hostile(tmp_path / "ran")}, res / "tiny-a/morality/acc.pt")
-    assert "named" in "".join(page_of(res).texts)
+    with pytest.raises(UserError, match=r"acc\.pt is damaged \(not an archive of plain data and tensors\)"):
+        page_of(res)
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_single_models_folder(res: Path, script: Script) -> None:
-    ended = script("repe.tools.report.page", "--res-dir", res, "--out-dir", res / "tiny-a")
+    ended = script("repe.__main__", "report", "--res-dir", res, "--out-dir", res / "tiny-a")
     assert ended.status == 0, ended
     page = Page((res / "tiny-a/report.html").read_text(encoding="utf-8"))
     assert "Example replies" in page.tables
@@ -386,9 +390,9 @@ def test_a_single_models_folder(res: Path, script: Script) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "part"),
     [
-        ("cross_model/transfer.csv", "", "its first line does not name columns"),
+        ("cross_model/transfer.csv", "", "the first line must have a different name for each column"),
         ("cross_model/transfer.csv", "model,source\na,b\n", "it has no column target"),
-        ("cross_model/transfer.csv", "model,source,target,accuracy,delta\na,b\n", "line 2 has 2 cells, the first 5"),
+        ("cross_model/transfer.csv", "model,source,target,accuracy,delta\na,b\n", "row 2 has 2 cells instead of 5"),
         ("cross_model/transfer.csv", "model,source,target,accuracy,delta\na,b,c,0.5,x\n", "'x' in column delta"),
         (
             "cross_model/transfer.csv",
@@ -406,7 +410,7 @@ def test_a_single_models_folder(res: Path, script: Script) -> None:
 )
 def test_damaged_files_are_named_in_a_line(name: str, content: str, part: str, res: Path, script: Script) -> None:
     (res / name).write_bytes(content.encode("latin1"))
-    ended = script("repe.tools.report.page", "--res-dir", res)
+    ended = script("repe.__main__", "report", "--res-dir", res)
     assert (ended.status, ended.out) == (2, "")
     assert len(ended.err.splitlines()) == 1
     assert str(res / name) in ended.err
@@ -417,7 +421,7 @@ def test_damaged_files_are_named_in_a_line(name: str, content: str, part: str, r
 @pytest.mark.parametrize("folder", ["cross_model", "there_is_none", "tiny-x"])
 def test_a_folder_without_results(folder: str, tmp_path: Path, script: Script) -> None:
     (tmp_path / "res/cross_model").mkdir(parents=True)
-    ended = script("repe.tools.report.page", "--res-dir", tmp_path / "res", "--out-dir", tmp_path / "res" / folder)
+    ended = script("repe.__main__", "report", "--res-dir", tmp_path / "res", "--out-dir", tmp_path / "res" / folder)
     assert ended.status == 2
     assert len(ended.err.splitlines()) == 1
     assert f"no figures or tables in {tmp_path / 'res' / folder}" in ended.err
@@ -425,7 +429,7 @@ def test_a_folder_without_results(folder: str, tmp_path: Path, script: Script) -
 
 
 def test_the_template_is_found_from_anywhere_and_packaged(res: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "repe.tools.report.page", "--res-dir", "res"]
+    command = [sys.executable, "-m", "repe", "report", "--res-dir", "res"]
     subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
     packaged = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
         "package-data"
@@ -468,7 +472,7 @@ def tried(text: str, tmp_path: Path) -> tuple[dict, str]:
     """What the page did in a window 400 pixels wide, and what the browser logged."""
     browser = shutil.which("chromium")
     if not browser:
-        pytest.skip("there is no chromium to try the page in")
+        pytest.skip("chromium is not installed")
     page = text.replace("</body>", f"<script>{TRIAL}</script></body>")
     # The browser's own windows are never as narrow as a telephone.
     frame = f'<iframe style="width:400px;height:800px;border:0" srcdoc="{html.escape(page)}"></iframe>'
@@ -476,9 +480,9 @@ def tried(text: str, tmp_path: Path) -> tuple[dict, str]:
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=5000"]
     own = [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "trial.html").as_uri()]
     ended = subprocess.run([browser, *options, *own], capture_output=True, text=True, timeout=120, check=True)
-    told = re.search(r'<pre id="found">(.*?)</pre>', ended.stdout, flags=re.DOTALL)
-    assert told, ended.stderr
-    return json.loads(html.unescape(told[1])), ended.stderr
+    shown = re.search(r'<pre id="found">(.*?)</pre>', ended.stdout, flags=re.DOTALL)
+    assert shown, ended.stderr
+    return json.loads(html.unescape(shown[1])), ended.stderr
 
 
 def test_the_page_works_in_a_browser(tried: tuple[dict, str], made: Path) -> None:

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from conftest import write_accuracies
 
-from repe.analysis import uncertainty as evidence
-from repe.analysis.layer_selection import PAPER, Selection, same_language_table
+from repe.analysis import accuracy_table
+from repe.analysis.accuracy_table import same_language_table
+from repe.analysis.layer_selection import PAPER, Selection
 from repe.analysis.permutation import better_than, holm
 from repe.errors import UserError
 from repe.paper import FAMILIES
@@ -38,7 +39,7 @@ def files(folder: Path, skill: float, seed: int, kind: Kind = Kind()) -> Files: 
 def test_intervals_of_cells_and_means(tmp_path: Path) -> None:
     given = files(tmp_path, 0.9, 0)
     for selection in (PAPER, Selection("validation")):
-        table = evidence.interval_table(given, LANGUAGES, selection, draws=500, seed=1)
+        table = accuracy_table.interval_table(given, LANGUAGES, selection, draws=500, seed=1)
         cells = same_language_table(given, LANGUAGES, selection)
         assert len(table) == 2 * 3 * 3
         indexed = table.set_index(["concept", "model", "language"])
@@ -58,7 +59,7 @@ def test_intervals_of_cells_and_means(tmp_path: Path) -> None:
         assert width["all", "second", "en"] < 0.9 * min(
             width["morality", "second", "en"], width["fairness", "second", "en"]
         )
-        with_bounds = evidence.with_intervals(cells, table)
+        with_bounds = accuracy_table.with_intervals(cells, table)
         assert [*with_bounds.columns] == [*cells.columns, "accuracy_low", "accuracy_high"]
         assert with_bounds.accuracy_low.tolist() == [
             indexed.accuracy_low[row.concept, row.model, row.language] for row in cells.itertuples()
@@ -70,13 +71,13 @@ def test_the_mean_over_languages_is_no_surer_than_its_items(tmp_path: Path) -> N
     right = np.random.default_rng(2).integers(2, size=(1, 40))
     keys = dict.fromkeys(LANGUAGES, NAMES["en"])
     file = write_accuracies(tmp_path, {one: {one: right} for one in LANGUAGES}, keys)
-    table = evidence.interval_table({"tiny": {"morality": file}}, LANGUAGES, PAPER, draws=300, seed=1)
+    table = accuracy_table.interval_table({"tiny": {"morality": file}}, LANGUAGES, PAPER, draws=300, seed=1)
     assert table[["accuracy_low", "accuracy_high"]].drop_duplicates().shape == (1, 2)
 
 
 def test_p_values_are_those_of_the_paired_test_and_corrected_by_model(tmp_path: Path) -> None:
     given, random = files(tmp_path, 1.0, 0), files(tmp_path, 0.5, 1, RANDOM)
-    table = evidence.with_p_values(same_language_table(given, LANGUAGES), given, random, PAPER, 499, seed=1)
+    table = accuracy_table.with_p_values(same_language_table(given, LANGUAGES), given, random, PAPER, 499, seed=1)
     first, second = table[table.model == "first"], table[table.model == "second"]
     assert (first.p == 1 / 500).all()
     assert (first.p_holm == 4 / 500).all()
@@ -101,7 +102,7 @@ def test_by_validation_each_run_has_its_own_layer(tmp_path: Path) -> None:
     given, random = {"tiny": {"morality": one}}, {"tiny": {"morality": other}}
     for selection, accuracy, p in ((PAPER, 1, 1), (Selection("validation"), 0, 1 / 200), (Selection(1), 1, 1)):
         table = same_language_table(given, ["en"], selection)
-        found = evidence.with_p_values(table, given, random, selection, 199, seed=1)
+        found = accuracy_table.with_p_values(table, given, random, selection, 199, seed=1)
         assert found[["random_accuracy", "p", "p_holm"]].to_numpy().tolist() == [[accuracy, p, p]]
 
 
@@ -109,17 +110,35 @@ def test_runs_on_other_pairs_are_refused(tmp_path: Path) -> None:
     right = {"en": {"en": np.ones((1, 3))}}
     one = write_accuracies(tmp_path, right, {"en": ["a|1", "a|2", "a|3"]})
     other = write_accuracies(tmp_path, right, {"en": ["a|1", "a|2", "a|4"]}, kind=RANDOM)
-    table = same_language_table({"tiny": {"morality": one}}, ["en"])
-    with pytest.raises(UserError, match=r"random_direction_acc\.pt and acc\.pt were tested on other pairs of en"):
-        evidence.with_p_values(table, {"tiny": {"morality": one}}, {"tiny": {"morality": other}}, PAPER, 9, seed=1)
+    given, random = {"tiny": {"morality": one}}, {"tiny": {"morality": other}}
+    table = same_language_table(given, ["en"])
+    with pytest.raises(UserError, match=r"random_direction_acc\.pt and acc\.pt were tested on different pairs of en"):
+        accuracy_table.with_p_values(table, given, random, PAPER, 9, seed=1)
+
+
+def test_averages_are_over_known_values_and_come_last() -> None:
+    generator = np.random.default_rng(3)
+    rows = [(concept, model, language) for concept in "ba" for model in "nm" for language in ("fr", "en", "zh")]
+    table = pd.DataFrame(rows, columns=["concept", "model", "language"]).assign(accuracy=generator.random(12))
+    table.loc[4, "accuracy"] = np.nan
+    found = accuracy_table.with_averages(table)
+    assert found.model.tolist() == ["n"] * 12 + ["m"] * 12
+    assert found.concept[:12].tolist() == [concept for concept in ("b", "a", "all") for _ in range(4)]
+    assert found.language.tolist() == ["fr", "en", "zh", "all"] * 6
+    for row in found.itertuples():
+        parts = [("concept", row.concept), ("model", row.model), ("language", row.language)]
+        cells = table[np.all([(table[name] == value) | (value == "all") for name, value in parts], axis=0)]
+        assert row.accuracy == pytest.approx(cells.accuracy.mean(), nan_ok=True)
+    bars = accuracy_table.of_figure2(found)
+    assert bars[["concept", "language"]].drop_duplicates().to_numpy().tolist() == [
+        ["all", language] for language in ("fr", "en", "zh")
+    ]
 
 
 def test_figure_2_shows_the_intervals_of_its_bars() -> None:
-    rows = [(concept, model, language) for concept in "ab" for model in ("m", "n") for language in ("en", "fr")]
-    accuracy = pd.DataFrame(rows, columns=["concept", "model", "language"]).assign(accuracy=0.7, best_layer=1)
-    bars = pd.DataFrame([(m, one) for m in "mn" for one in ("fr", "en")], columns=["model", "language"])
-    bars = bars.assign(accuracy_low=[0.2, 0.55, 0.6, 0.65], accuracy_high=[0.8, 0.85, 0.9, 0.95])
-    figure = figures.recognition_bars(accuracy, dict.fromkeys("mn", FAMILIES["none"]), bars)
+    bars = pd.DataFrame([(m, one) for m in "mn" for one in ("en", "fr")], columns=["model", "language"])
+    bars = bars.assign(accuracy=0.7, accuracy_low=[0.55, 0.2, 0.65, 0.6], accuracy_high=[0.85, 0.8, 0.95, 0.9])
+    figure = figures.recognition_bars(bars, dict.fromkeys("mn", FAMILIES["none"]))
     axes = figure.axes[0]
     drawn = [[line[:, 1].tolist() for line in one.get_segments()] for one in axes.collections if one.get_zorder() == 3]
     assert drawn == [[[0.55, 0.85], [0.2, 0.8]], [[0.65, 0.95], [0.6, 0.9]]]

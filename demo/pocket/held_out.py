@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Accuracy on acts that no vector was trained on, beside the paper's split, which shares acts between its two parts.
 
-  python demo/held_out.py                        the three models of size M
-  python demo/held_out.py pocket-llama-L
+  python demo/pocket/held_out.py                        the three models of size M
+  python demo/pocket/held_out.py pocket-llama-L
 
-Writes demo/res/held_out.csv: model, concept, language, accuracy (best layer, the paper's split) and held_out (best
-layer, mean over FOLDS parts, each tested with vectors of the acts in the others). The models themselves have read about
-all acts.
+Writes demo/res/pocket/held_out.csv: model, concept, language, accuracy (best layer, the paper's split) and held_out
+(best layer, mean over FOLDS parts, each tested with vectors of the acts in the others). The models themselves have read
+about all acts.
 """
 
 import argparse
@@ -14,16 +14,16 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import pandas as pd
 import torch
 
-from demo.build_data import side_text
+from demo.pocket.build_data import side_text
+from demo.pocket.run import RESULTS
+from repe import load_model
 from repe.results.accuracy_file import AccuracyFile
-from repe.runs import arguments as cli
-from repe.runs import chosen as selection
-from repe.vectors.hidden_states import last_token_states
+from repe.results.result_file import Kind
 
 DEMO = Path(__file__).parent
 FOLDS = 5
@@ -51,18 +51,18 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=[f"pocket-{kind}-M" for kind in ("llama", "qwen", "bloom")])
     rows = []
     for label in parser.parse_args().models:
-        model = selection.model(cli.parser("").parse_args(["--model-path", str(DEMO / "models" / label)])).load()
+        model = load_model(DEMO / "models" / label)
         for path in sorted((DEMO / "data").glob("*/*.json")):
             concept, language = path.parent.name, path.stem.rpartition("_")[2]
             groups = json.loads(path.read_text(encoding="utf-8"))
             samples = [(act, sample) for act, by_context in groups.items() for sample in by_context.values()]
             texts = [side_text(sample, side) for _, sample in samples for side in ("pos", "neg")]
-            states = last_token_states(model, texts).unflatten(1, (-1, 2))
-            shared = AccuracyFile(DEMO / "res", label, concept, selection.kind(cli.parser("").parse_args([])))
+            states = model.states(texts).unflatten(1, (-1, 2))
+            shared = AccuracyFile(RESULTS, label, concept, Kind())
             accuracy = float(shared.accuracy[language][language].max())
             rows.append((label, concept, language, accuracy, held_out_accuracy(states, [act for act, _ in samples])))
     table = pd.DataFrame(rows, columns=["model", "concept", "language", "accuracy", "held_out"])
-    table.to_csv(DEMO / "res" / "held_out.csv", index=False)
+    table.to_csv(RESULTS / "held_out.csv", index=False)
     means = table.groupby(["model", "language"], sort=False)[["accuracy", "held_out"]].mean().round(2)
     print(means.unstack("language").to_string())
 

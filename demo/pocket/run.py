@@ -2,10 +2,10 @@
 """The pipeline on the demo's models, as a user would call it: stages 1 to 5, then what came out beside the paper's
 claims.
 
-  python demo/run.py           one size of each family
-  python demo/run.py --full    all nine models
+  python demo/pocket/run.py           one size of each family
+  python demo/pocket/run.py --full    all nine models
 
-Writes to demo/res. What is there already is not done again.
+Writes to demo/res/pocket. Existing results are kept.
 """
 
 import argparse
@@ -15,12 +15,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from demo.traits import control_effects, traits
+from demo.pocket.traits import control_effects, traits
 
-DEMO = Path(__file__).parent
-RESULTS = DEMO / "res"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "demo/res/pocket"
 # The family of the paper that each kind stands for, and its dominant language, whose vectors steer.
 KINDS = {"llama": ("llama2", "en"), "qwen": ("qwen", "zh"), "bloom": ("bloomz", "en")}
 SIZES = ("S", "M", "L")
@@ -28,7 +28,7 @@ ONE_SIZE = "M"
 # Vectors are those of the prompt's last token, and of these models they are as long as the states themselves: added
 # there, in the middle layer, with about that length, they change the reply and not the rest.
 CONTROL = (
-    *("--concept", "harmfulness", "--prompts", "demo/prompts.jsonl", "--layers", "0.5:0.5", "--scope", "last"),
+    *("--concept", "harmfulness", "--prompts", "demo/pocket/prompts.jsonl", "--layers", "0.5:0.5", "--scope", "last"),
     *("--strength=-1,-0.5,0,0.5,1", "--max-new-tokens", "16", "--random-draws", "2"),
 )
 
@@ -43,7 +43,7 @@ def run(script: str, *options: object) -> None:
     print("$ python", *command, flush=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # models this small do not gain from more
     done = subprocess.run(
-        [sys.executable, *command], cwd=DEMO.parent, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     # Of progress bars, the last state.
     said = [line.rpartition("\r")[2] for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines()]
@@ -79,7 +79,7 @@ def options_of(label: str, kind: str, models: str) -> tuple[str, ...]:
 def recognize(label: str, kind: str, models: str, results: str) -> None:
     """Stages 1 and 2 of one model."""
     for script in ("collect_vector.py", "recognize_concept.py"):
-        run(script, *options_of(label, kind, models), "--data-dir", "demo/data", "--res-dir", results)
+        run(script, *options_of(label, kind, models), "--data-dir", "demo/pocket/data", "--res-dir", results)
 
 
 def control(label: str, kind: str, models: str, results: str, source: str) -> None:
@@ -88,7 +88,7 @@ def control(label: str, kind: str, models: str, results: str, source: str) -> No
     run("control_generation.py", *named, "--res-dir", results, "--source-lang", source, *CONTROL)
 
 
-def compare(labels: list[str], results: str = "demo/res") -> None:
+def compare(labels: list[str], results: str = "demo/res/pocket") -> None:
     """The analyses of stages 2 to 4, all models together."""
     for script in ("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py"):
         run(script, "--res-dir", results, "--cross-model", ",".join(labels))
@@ -99,18 +99,19 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="all nine models")
     sizes = SIZES if parser.parse_args().full else (ONE_SIZE,)
     labels = {f"pocket-{kind}-{size}": kind for kind in KINDS for size in sizes}
-    all_stages([(label, kind, "demo/models", "demo/res", KINDS[kind][1]) for label, kind in labels.items()])
+    models, results = "demo/pocket/models", "demo/res/pocket"
+    all_stages([(label, kind, models, results, KINDS[kind][1]) for label, kind in labels.items()])
     compare([*labels])
-    run("-m", "repe.tools.report.page", "--res-dir", "demo/res")
+    run("-m", "repe", "report", "--res-dir", "demo/res/pocket")
     summarize(labels)
 
 
 def summarize(labels: dict[str, str]) -> None:
     """Say in a few lines what came out, beside what the paper says of large models, and where the figures are."""
-    from demo.build_models import KINDS as MIXES
+    from demo.pocket.build_models import KINDS as MIXES
 
     found = {label: traits(RESULTS / "cross_model", label, MIXES[kind].shares) for label, kind in labels.items()}
-    print("\nThe paper says of large models, and these small ones show (one seed; more in demo/README.md):")
+    print("\nThe paper says of large models, and these small ones show (one seed; more in demo/pocket/README.md):")
     print("Rich and poor are the first and the last half of a family's languages in the order of their shares.\n")
     claims = {
         "accuracy": "accuracy, mean over languages and concepts (larger models are better)",
@@ -131,9 +132,9 @@ def summarize(labels: dict[str, str]) -> None:
             f"    {label}, {source}: {one['unsteered_harmful']:.2f} -> {one['released']:.2f} in {source}, "
             f"{one['released_others']:.2f} in other languages ({one['random_released']:.2f})"
         )
-    print(f"\nFigures and tables: {(RESULTS / 'cross_model').relative_to(DEMO.parent)}/")
-    print(f"and {RESULTS.relative_to(DEMO.parent)}/<model>/harmfulness/control/<source>/; all of them on one page:")
-    print(f"{(RESULTS / 'cross_model/report.html').relative_to(DEMO.parent)}")
+    print(f"\nFigures and tables: {(RESULTS / 'cross_model').relative_to(ROOT)}/")
+    print(f"and {RESULTS.relative_to(ROOT)}/<model>/harmfulness/control/<source>/; all of them on one page:")
+    print(f"{(RESULTS / 'cross_model/report.html').relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

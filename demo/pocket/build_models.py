@@ -1,7 +1,7 @@
 """Train the demo's small language models from scratch, on the demo's own text and nothing else.
 
-    python -m demo.build_models                                # all nine, into demo/models
-    python -m demo.build_models pocket-llama-M --out /tmp/m    # one of them, somewhere else
+    python -m demo.pocket.build_models                                # all nine, into demo/pocket/models
+    python -m demo.pocket.build_models pocket-llama-M --out /tmp/m    # one of them, somewhere else
 
 A line of training text is what a user says and an assistant's answer. After a sentence the answer is a verdict, a mark
 that all languages share: MARKS["pos"] where the sentence accords with the value, MARKS["neg"] where it goes against
@@ -34,7 +34,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from demo.build_data import DEMO, REQUESTS, TEXT, read_control, read_sources, training_texts
+from demo.pocket.build_data import DEMO, REQUESTS, TEXT, read_control, read_sources, training_texts
 from repe.paper import FAMILIES
 
 MARKS = {"pos": "✓", "neg": "✗"}
@@ -369,7 +369,7 @@ def build_models(recipes: dict[str, Recipe], out: Path, device: str) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the demo's small language models from scratch.")
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"which ones (default: all): {', '.join(MODELS)}")
-    parser.add_argument("--out", type=Path, default=DEMO / "models", help="folder to write (default: demo/models)")
+    parser.add_argument("--out", type=Path, default=DEMO / "models", help="folder (default: demo/pocket/models)")
     parser.add_argument("--seed", type=int, default=1, help="of the weights and of the order of the lines (default: 1)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto, a GPU if there is one)")
     arguments = parser.parse_args()

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Change the mix of languages, one thing at a time, and see what becomes of the traits and of control.
 
-  python demo/mix.py                    all variants, three seeds: about an hour and a half on two cores
-  python demo/mix.py --only llama zh    some variants
+  python demo/pocket/mix.py                    all variants, three seeds: about an hour and a half on two cores
+  python demo/pocket/mix.py --only llama zh    some variants
 
-Trains models of size M into demo/res/mix/models, runs stages 1 to 5 on each, and writes demo/mix.csv (a row a model)
-and demo/mix.md (means and 95 % intervals over seeds). What is there already is not done again.
+Trains models of size M into demo/res/pocket/mix/models, runs stages 1 to 5 on each, and writes demo/pocket/mix.csv (one
+row per model) and demo/pocket/mix.md (means and 95 % intervals over seeds). Existing models and results are kept.
 """
 
 import argparse
@@ -14,17 +14,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import pandas as pd
 import torch
 
-from demo import build_models, run
-from demo.build_models import KINDS, Recipe
-from demo.traits import control_effects, interval, traits
+from demo.pocket import build_models, run
+from demo.pocket.build_models import KINDS, Recipe
+from demo.pocket.traits import control_effects, interval, traits
 
 DEMO = Path(__file__).parent
-OUT = DEMO / "res" / "mix"
+OUT = run.RESULTS / "mix"
 SEEDS = (1, 2, 3)
 SIZE = "M"
 
@@ -70,7 +70,7 @@ VARIANTS = {
 }
 
 
-# Columns of demo/mix.md, and what of demo/mix.csv they show.
+# Columns of demo/pocket/mix.md, and what of demo/pocket/mix.csv they show.
 SHOWN = {
     "accuracy": lambda rows: rows.accuracy,
     "accuracy, rich - poor": lambda rows: rows.rich_accuracy,
@@ -103,7 +103,7 @@ def train(names: list[str]) -> None:
 
 def measure(names: list[str]) -> pd.DataFrame:
     """Stages 1 to 5 of each model, and its traits."""
-    place = str(OUT.relative_to(DEMO.parent))
+    place = str(OUT.relative_to(run.ROOT))
     labels = {label_of(name, seed): name for name in names for seed in SEEDS}
     run.all_stages(
         [

@@ -1,11 +1,11 @@
-"""Compose the demo's data (MVALUE layout), its control prompts and its training text from the text in demo/text.
+"""Compose the demo's data (MVALUE layout), its control prompts and its training text from the text in demo/pocket/text.
 
-    python -m demo.build_data                 # writes demo/data and demo/prompts.jsonl
-    python -m demo.build_data --out /tmp/demo # somewhere else
+    python -m demo.pocket.build_data                 # writes demo/pocket/data and demo/pocket/prompts.jsonl
+    python -m demo.pocket.build_data --out /tmp/demo # somewhere else
 
-A source, demo/text/<concept>/<language>.json, has `acts`, {act: {"pos": ..., "neg": ...}}, and two sets of templates
+A source, text/<concept>/<language>.json, has `acts`, {act: {"pos": ..., "neg": ...}}, and two sets of templates
 with "{act}" in them: `contexts` for the data and `training_contexts` for the text that the models are trained on.
-Deontology's acts have a `scenario` of their own, truthfulness's a `question`. demo/text/control/<language>.json has the
+Deontology's acts have a `scenario` of their own, truthfulness's a `question`. text/control/<language>.json has the
 acts of the control prompts, their one `context`, and the `refusals` and `compliances` that models learn to reply with.
 A new concept or language is a new file.
 """
@@ -96,8 +96,8 @@ def prompts() -> list[dict[str, str | bool]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compose the demo's data and control prompts from demo/text.")
-    parser.add_argument("--out", type=Path, default=DEMO, help="folder to write to (default: demo)")
+    parser = argparse.ArgumentParser(description="Compose the demo's data and control prompts from demo/pocket/text.")
+    parser.add_argument("--out", type=Path, default=DEMO, help="folder to write to (default: demo/pocket)")
     write_data(parser.parse_args().out)
 
 

@@ -13,15 +13,13 @@ from conftest import ROOT
 
 from repe.control.prompts import read_prompts
 from repe.control.replies import is_following, is_refusal
-from repe.models import hub
-from repe.models import loading as models
-from repe.models.templates import resolve
+from repe.models.source import ModelSource
 from repe.paper import CONCEPTS, LANGUAGES
 
-DEMO = ROOT / "demo"
-build_data = pytest.importorskip("demo.build_data", reason="demo/ was deleted")
-build_models = importlib.import_module("demo.build_models")
-traits = importlib.import_module("demo.traits")
+DEMO = ROOT / "demo/pocket"
+build_data = pytest.importorskip("demo.pocket.build_data", reason="demo/ was deleted")
+build_models = importlib.import_module("demo.pocket.build_models")
+traits = importlib.import_module("demo.pocket.traits")
 
 FILES = sorted((DEMO / "data").glob("*/*.json"))
 PROMPTS = DEMO / "prompts.jsonl"
@@ -185,10 +183,10 @@ def test_a_model_is_of_its_familys_class_and_size(name: str) -> None:
     assert low < sum(parameter.numel() for parameter in model.parameters()) < high
     files = {path.name for path in (DEMO / "models" / name).iterdir()}
     assert not any(file.endswith((".bin", ".pt")) for file in files)
-    tokenizer = models.load_tokenizer(hub.find(str(DEMO / "models" / name)))
+    source = ModelSource(name, str(DEMO / "models" / name))
+    tokenizer, template = source.tokenizer, source.template
     for text in ("I lied. ✓", "我撒谎了。 ✗", "Nilidanganya."):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    template = resolve("auto", tokenizer)
     assert template.render("Help me.") == build_models.chat_line("Help me.", "")
     ids = tokenizer(template.render("a"), add_special_tokens=template.special_tokens)["input_ids"]
     assert [tokenizer.decode(id) for id in (ids[0], ids[-1])] == [build_models.USER, build_models.ASSISTANT]
@@ -202,7 +200,7 @@ def test_all_models_together_are_small() -> None:
 def test_a_models_files_name_no_place_on_the_machine_that_made_them(name: str) -> None:
     for path in (DEMO / "models" / name).iterdir():
         head = path.read_bytes()[:100_000] if path.suffix == ".safetensors" else path.read_bytes()
-        places = (b"/home/", b"/Users/", b"/root/", b"/tmp/", str(DEMO.parents[1]).encode())
+        places = (b"/home/", b"/Users/", b"/root/", b"/tmp/", str(ROOT.parent).encode())
         assert not any(place in head for place in places), path.name
 
 
@@ -249,7 +247,7 @@ def test_traits_are_what_the_tables_say(tmp_path: Path) -> None:
 
 
 def test_a_run_ends_with_the_page_of_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = importlib.import_module("demo.run")
+    run = importlib.import_module("demo.pocket.run")
     calls: list[tuple[object, ...]] = []
     monkeypatch.setattr(run, "all_stages", lambda jobs: None)
     monkeypatch.setattr(run, "run", lambda *command: calls.append(command))
@@ -259,7 +257,7 @@ def test_a_run_ends_with_the_page_of_the_report(monkeypatch: pytest.MonkeyPatch)
     assert [command[0] for command in calls[:-1]] == [
         *("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py")
     ]
-    assert calls[-1] == ("-m", "repe.tools.report.page", "--res-dir", "demo/res")
+    assert calls[-1] == ("-m", "repe", "report", "--res-dir", "demo/res/pocket")
 
 
 def test_an_interval_over_seeds_is_students(tmp_path: Path) -> None:
@@ -269,7 +267,7 @@ def test_an_interval_over_seeds_is_students(tmp_path: Path) -> None:
 
 
 def test_the_table_of_mixes_is_what_its_rows_give() -> None:
-    mix = importlib.import_module("demo.mix")
+    mix = importlib.import_module("demo.pocket.mix")
     table = pd.read_csv(DEMO / "mix.csv")
     assert [*dict.fromkeys(table.variant)] == [*mix.VARIANTS]
     assert all([*rows.seed] == [*mix.SEEDS] for _, rows in table.groupby("variant"))

@@ -1,0 +1,67 @@
+"""Settings of a control experiment, and the conditions that it compares (Section 5)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from repe.constants import BASELINES
+from repe.control.generation import Decoding
+from repe.errors import UserError
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to steer, applied to all prompts."""
+
+    baseline: str
+    """`none`, `concept` (the source language's vector), `random`, or `target_vector` (the target language's vector)."""
+    strength: float
+    draw: int | None = None
+    """Number of the random direction, from 1; None for other baselines."""
+
+
+@dataclass(frozen=True)
+class ControlSettings:
+    """How to steer and how to decode. The paper does not publish its settings; these are the project's own.
+
+    Raises:
+        UserError: the settings cannot be combined.
+    """
+
+    layers: Sequence[int]
+    """Layer numbers, see `repe.control.steering.parse_layers`."""
+    strengths: Sequence[float] = (-1.0, -0.5, 0.0, 0.5, 1.0)
+    strength_unit: str = "hidden"
+    """`hidden`: the mean norm of the layer's states on the source language's training texts; `raw`: 1."""
+    operator: str = "linear_comb"
+    scope: str = "all"
+    """Operator and scope are those of `repe.control.steering.steered`."""
+    baselines: Sequence[str] = BASELINES
+    random_draws: int = 3
+    calibrated_on: str | None = None
+    """Language whose vector and prompts set the divergence to calibrate strengths to; None for no calibration."""
+    decoding: Decoding = field(default_factory=Decoding)
+
+    def __post_init__(self) -> None:
+        if self.calibrated_on and self.operator == "projection":
+            raise UserError(
+                "--calibrate does not work with --operator projection, which has no strength to adjust: "
+                "use another operator"
+            )
+
+    def conditions(self) -> list[Condition]:
+        """All conditions, by baseline, draw, and increasing strength."""
+        return [
+            Condition(baseline, strength, draw)
+            for baseline in self.baselines
+            for draw in (range(1, self.random_draws + 1) if baseline == "random" else (None,))
+            for strength in ([0.0] if baseline == "none" else sorted({*self.strengths}))
+        ]
+
+    def record(self) -> dict[str, Any]:
+        """The settings that must be equal for all replies in a file.
+
+        Conditions are not among them: further conditions can be added to a file.
+        """
+        names = ("operator", "scope", "strength_unit", "calibrated_on")
+        return {"layers": [*self.layers]} | {name: getattr(self, name) for name in names} | asdict(self.decoding)

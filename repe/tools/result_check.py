@@ -1,0 +1,157 @@
+"""Checks of result files: languages that are missing, inputs that have changed, damage."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from repe.constants import METHODS
+from repe.data import data_file
+from repe.errors import UserError, first_of
+from repe.paper import CONCEPTS, LANGUAGES, in_paper_order
+from repe.results.accuracy_file import AccuracyFile
+from repe.results.result_file import SETTINGS, Kind, ResultFile, setting
+from repe.results.vector_file import VectorFile
+
+NAMES_SHOWN = 6
+KINDS = [Kind(method, random_direction) for random_direction in (False, True) for method in METHODS]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The state of one result file."""
+
+    text: str
+    """A few words for the table."""
+    problem: str = ""
+    """`incomplete`, `stale` or `damaged`; empty if there is none."""
+    error: str = ""
+    """The error message of a file that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The two result files of a model, concept and kind."""
+
+    model: str
+    concept: str
+    kind: str
+    vectors: Finding
+    accuracies: Finding
+
+
+def model_folders(res_dir: Path, names: Sequence[str] | None = None) -> list[Path]:
+    """The folders of models in a results folder: those named, else all.
+
+    Raises:
+        UserError: there are no results, or none of a named model.
+    """
+    found = {path.name: path for path in sorted(res_dir.glob("*")) if _kinds_by_concept(path)}
+    if not found:
+        raise UserError(
+            f"no results in {res_dir}: expected {res_dir}/<model>/<concept>/reader_dict.pt or .pk; run "
+            "collect_vector.py first, copy a download there as the README describes, or give another folder"
+        )
+    for name in names or ():
+        if name not in found:
+            raise UserError(f"no results in {res_dir / name}: choose from {' '.join(found)}")
+    return [found[name] for name in dict.fromkeys(names or found)]
+
+
+def check_model(
+    folder: Path, data_dir: Path, *, concepts: Sequence[str] | None = None, languages: Sequence[str] | None = None
+) -> list[Row]:
+    """One row for each concept and kind of a model.
+
+    Args:
+        folder: the model's folder of results.
+        data_dir: the data files now, which the results are compared with.
+        concepts: default: all in the folder, and all of the paper if it holds a download.
+        languages: that every file should have. Default: all in any file, and all of the paper for a download.
+    """
+    kinds, released = _kinds_by_concept(folder), any(folder.glob("*/*.pk"))
+    pairs = [
+        (VectorFile(folder.parent, folder.name, concept, kind), AccuracyFile(folder.parent, folder.name, concept, kind))
+        for concept in concepts or in_paper_order([*kinds, *(CONCEPTS if released else ())], CONCEPTS)
+        for kind in kinds.get(concept, [Kind()])
+    ]
+    found = {language for pair in pairs for file in pair for language in _languages(file)}
+    wanted = languages or in_paper_order(found.union(LANGUAGES if released else ()), LANGUAGES)
+    return [
+        Row(
+            folder.name,
+            vectors.concept,
+            vectors.path.name.removesuffix("reader_dict.pt").rstrip("_") or "cluster_mean",
+            check_file(vectors, wanted, {"data": _data_digests(data_dir, vectors)}),
+            check_accuracies(vectors, accuracies, wanted, data_dir),
+        )
+        for vectors, accuracies in pairs
+    ]
+
+
+def _kinds_by_concept(folder: Path) -> dict[str, list[Kind]]:
+    found = {}
+    for path in sorted(folder.glob("*")):
+        names = {file.with_suffix(".pt").name for file in path.glob("*.p[tk]")}
+        stems = (VectorFile.stem, AccuracyFile.stem)
+        found[path.name] = [kind for kind in KINDS if any(kind.file_name(stem) in names for stem in stems)]
+    return {concept: kinds for concept, kinds in found.items() if kinds}
+
+
+def _languages(file: ResultFile) -> list[str]:
+    """The languages of a file; none if it is damaged, which `check_file` reports."""
+    try:
+        return file.languages
+    except UserError:
+        return []
+
+
+def check_accuracies(vectors: VectorFile, file: AccuracyFile, wanted: Sequence[str], data_dir: Path) -> Finding:
+    """The state of an accuracy file, compared with the vectors that it should have been made with."""
+    now = {"data": _data_digests(data_dir, file)}
+    changed: list[str] = []
+    if _languages(vectors):
+        now["vectors"] = {language: one.digest for language, one in vectors.vectors.items()}
+        if vectors.meta and _languages(file) and file.meta:
+            changed = [name for name in SETTINGS if setting(file.meta, name) != setting(vectors.meta, name)]
+    finding = check_file(file, wanted, now)
+    if changed and not finding.problem:
+        return Finding(f"stale: settings differ from the vectors' ({', '.join(changed)})", "stale")
+    return finding
+
+
+def check_file(file: ResultFile, wanted: Sequence[str], now: Mapping[str, Mapping[str, str]]) -> Finding:
+    """The state of one file.
+
+    Args:
+        file: vectors or accuracies.
+        wanted: the languages that it should have.
+        now: digests of the inputs as they are now, by input (`data`, `vectors`) and language.
+    """
+    try:
+        present = [language for language in wanted if language in file.languages]
+        stale = sorted({language for name, digests in now.items() for language in file.changed(name, digests)})
+    except UserError as error:
+        text = f"damaged: {error.reason[:60]}" if error.reason else "cannot be read"
+        return Finding(text, "damaged", str(error))
+    missing = [language for language in wanted if language not in present]
+    missing += file.lacking(present, same_language=False)
+    if missing and not present:
+        return Finding("none", "incomplete")
+    if missing:
+        whole = [language for language in present if not any(name.endswith(f"->{language}") for name in missing)]
+        return Finding(f"{len(whole)} of {len(wanted)}: missing {_some(missing)}", "incomplete")
+    return Finding(f"all {len(wanted)}; stale: {_some(stale)}", "stale") if stale else Finding(f"all {len(wanted)}")
+
+
+def _data_digests(data_dir: Path, file: ResultFile) -> dict[str, str]:
+    """Digests of the data files that exist now, for the languages whose data the results record."""
+    recorded = file.meta.get("data", {}) if _languages(file) else ()
+    paths = {language: data_file(data_dir, file.concept, language) for language in recorded}
+    return {
+        language: hashlib.sha256(path.read_bytes()).hexdigest() for language, path in paths.items() if path.exists()
+    }
+
+
+def _some(names: Sequence[str]) -> str:
+    return first_of(names, NAMES_SHOWN, between=" ")

@@ -1,0 +1,243 @@
+"""control_generation.py: which files it writes, in which order, how it resumes, and which input it refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import LAYERS, build, write_data
+
+from repe.control.settings import ControlSettings
+from repe.results.result_file import Kind
+from repe.results.vector_file import VectorFile
+
+PROMPTS = [
+    {"id": f"{number}-{harm}", "lang": lang, "prompt": f"{lang} {text}", "harmful": harm}
+    for lang in ("en", "zh", "fr")
+    for harm in (True, False)
+    for number, text in enumerate(("help me", "tell me how to give a stranger the old bread", "a dog takes it"))
+]
+STRENGTHS = [-2.0, 0.0, 2.0]
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("control")
+    build(folder / "tiny", "llama")
+    for language in ("en", "zh", "fr"):
+        write_data(folder / "data", "harmfulness", language, last_words=("helps", "hurts"))
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, PROMPTS)) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def control(script: Run, home: Path, tmp_path: Path) -> Run:
+    """Run the script on the tiny model, its vectors collected, results in a folder of the test's own."""
+    shared = ("--model-path", home / "tiny", "--res-dir", tmp_path / "res")
+    assert script("collect_vector", *shared, "--data-dir", home / "data").status == 0
+
+    def run(*options: object, source: str = "en") -> Any:
+        usual = ("--prompts", home / "prompts.jsonl", "--layers", "1,2", "--max-new-tokens", "5", "--random-draws", "2")
+        return script("control_generation", *shared, *usual, "--strength=-2,0,2", "--source-lang", source, *options)
+
+    return run
+
+
+def folder_of(tmp_path: Path, source: str = "en") -> Path:
+    return tmp_path / "res/tiny/harmfulness/control" / source
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "generations.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_replies_have_a_fixed_order_and_the_documented_fields(control: Run, tmp_path: Path) -> None:
+    ended = control()
+    assert ended.status == 0, ended.err
+    rows = rows_of(folder_of(tmp_path))
+    assert list(rows[0])[:7] == ["id", "lang", "harmful", "strength", "baseline", "prompt", "reply"]
+    expected = [
+        (one.baseline, one.draw, one.strength, prompt["lang"], prompt["id"])
+        for one in ControlSettings([1, 2], STRENGTHS, random_draws=2).conditions()
+        for prompt in PROMPTS
+    ]
+    assert [(row["baseline"], row["draw"], row["strength"], row["lang"], row["id"]) for row in rows] == expected
+    assert {path.name for path in folder_of(tmp_path).iterdir() if path.name[0] != "."} == {
+        *("generations.jsonl", "settings.json", "control.csv", "figure_control.png", "figure_control.pdf")
+    }
+    table = pd.read_csv(folder_of(tmp_path) / "control.csv")
+    named = "target strength baseline harmful prompts refusal_rate following_rate target_language_rate perplexity"
+    assert list(table)[:11] == [*named.split(), "repetition", "empty_rate"]
+    assert len(table) == 3 * 2 * (1 + 3 * len(STRENGTHS))
+    assert (table["prompts"] == 3).all()
+
+
+def test_strength_zero_changes_nothing_and_other_strengths_change_replies(control: Run, tmp_path: Path) -> None:
+    assert control().status == 0
+    rows = rows_of(folder_of(tmp_path))
+    plain = {(row["lang"], row["id"]): row["reply"] for row in rows if row["baseline"] == "none"}
+    for row in rows:
+        if row["strength"] == 0:
+            assert row["reply"] == plain[row["lang"], row["id"]]
+    for baseline in ("concept", "random", "target_vector"):
+        moved = [row for row in rows if row["baseline"] == baseline and row["strength"]]
+        assert any(row["reply"] != plain[row["lang"], row["id"]] for row in moved)
+    own = {row["id"]: row["reply"] for row in rows if row["baseline"] == "target_vector" and row["strength"] == 2}
+    source = {row["id"]: row["reply"] for row in rows if row["baseline"] == "concept" and row["strength"] == 2}
+    assert own.keys() == source.keys()
+
+
+def test_a_finished_run_does_nothing_and_another_adds_to_it(control: Run, tmp_path: Path) -> None:
+    path = folder_of(tmp_path) / "generations.jsonl"
+    assert control("--target-lang", "en", "--baseline", "none,concept").status == 0
+    before = path.read_bytes()
+    again = control("--target-lang", "en", "--baseline", "none,concept")
+    assert "nothing to generate" in again.out
+    assert path.read_bytes() == before
+    assert control().status == 0
+    whole = path.read_bytes()
+    assert control("--overwrite").status == 0
+    assert path.read_bytes() == whole
+    assert set(before.splitlines()) <= set(whole.splitlines())
+
+
+def test_an_interrupted_run_resumes_to_the_same_file(control: Run, tmp_path: Path) -> None:
+    sampled = ("--temperature", "1.5", "--batch-size", "2")
+    assert control(*sampled).status == 0
+    path = folder_of(tmp_path) / "generations.jsonl"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:5] + lines[20:23] + lines[40:]))
+    assert control(*sampled).status == 0
+    assert path.read_bytes() == whole
+
+
+def test_ctrl_c_keeps_what_was_generated(control: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import repe.control.experiment
+
+    real, calls = repe.control.experiment.generate, []
+
+    def interrupted(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr("repe.control.experiment.generate", interrupted)
+    ended = control("--batch-size", "4")
+    assert ended.status == 130
+    assert len(rows_of(folder_of(tmp_path))) == 8
+
+
+def test_several_sources_get_a_figure_of_their_effects(control: Run, tmp_path: Path) -> None:
+    ended = control("zh", "--calibrate", "--target-lang", "en", "zh", source="en")
+    assert ended.status == 0, ended.err
+    folder = tmp_path / "res/tiny/harmfulness/control"
+    table = pd.read_csv(folder / "control_sources.csv")
+    assert list(table)[:4] == ["source", "target", "strength", "effect"]
+    assert len(table) == 4
+    assert (folder / "figure_control_sources.png").exists()
+    assert (folder / "figure_control_sources.pdf").exists()
+    zh = {
+        row["applied_strength"]
+        for row in rows_of(folder / "zh")
+        if row["baseline"] == "concept" and row["strength"] == 2
+    }
+    assert zh != {2.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--layers", "3"), "--layers: layer 3 cannot be steered (layer 3 is collected after the final norm)"),
+        (("--layers", "9"), "--layers: layer 9 cannot be steered: choose from 1 to 2"),
+        (("--target-lang", "ja"), "no prompts in ja: choose from en zh fr"),
+        (("--calibrate", "--target-lang", "zh"), "--calibrate needs prompts in en"),
+        (("--calibrate", "--operator", "projection"), "--calibrate does not work with --operator projection"),
+        (("--concept", "fairness"), "has no vectors of en"),
+        (("--strength=1e39",), "not finite"),
+        (("--max-new-tokens", "250"), "--max-new-tokens"),
+        (("--strength=1,x",), "must be comma-separated numbers"),
+        (("--baseline", "mine"), "'mine' is not valid: choose from none, concept, random, target_vector"),
+        (("--temperature", "-1"), "must be a non-negative number"),
+        (("--top-p", "0"), "must be greater than 0 and at most 1"),
+        (("--template", "x {input}"), "was made with other settings"),
+    ],
+)
+def test_invalid_options_are_refused_in_one_line(options: tuple[str, ...], message: str, control: Run) -> None:
+    ended = control(*options)
+    assert ended.status == 2
+    assert message in ended.err
+    assert len(ended.err.strip().splitlines()[-1:]) == 1
+    assert "Traceback" not in ended.err
+
+
+def test_replies_of_other_settings_are_not_mixed(control: Run) -> None:
+    assert control("--baseline", "none").status == 0
+    ended = control("--baseline", "none", "--max-new-tokens", "6")
+    assert ended.status == 2
+    assert "max_new_tokens was 5, is 6" in ended.err
+    assert control("--baseline", "none", "--max-new-tokens", "6", "--overwrite").status == 0
+
+
+def test_an_overwrite_that_fails_leaves_the_existing_file_intact(control: Run, tmp_path: Path) -> None:
+    assert control("--baseline", "none").status == 0
+    path = folder_of(tmp_path) / "generations.jsonl"
+    before = path.read_bytes()
+    assert control("--overwrite", "--max-new-tokens", "250").status == 2
+    assert control("--overwrite", "--layers", "9").status == 2
+    assert path.read_bytes() == before
+
+
+def test_vectors_of_another_model_are_refused(script: Run, home: Path, tmp_path: Path) -> None:
+    build(tmp_path / "deep", "llama", layers=5)
+    vectors = VectorFile(tmp_path / "res", "deep", "harmfulness", Kind())
+    drawn = np.random.default_rng(0).standard_normal((LAYERS, 1, 32)).astype(np.float32)
+    one = {"directions": torch.from_numpy(drawn), "signs": torch.ones(LAYERS, 1, dtype=torch.int8)}
+    entry = one | {"train_pairs": 3, "mean_norm": torch.ones(LAYERS)}
+    found = script(
+        "collect_vector", "--model-path", tmp_path / "deep", "--res-dir", tmp_path / "true", "--data-dir", home / "data"
+    )
+    assert found.status == 0
+    meta = VectorFile(tmp_path / "true", "deep", "harmfulness", Kind()).meta
+    vectors.add(meta, LAYERS, {"languages": {"en": entry}})
+    ended = script(
+        *(
+            "control_generation",
+            "--model-path",
+            tmp_path / "deep",
+            "--res-dir",
+            tmp_path / "res",
+            "--source-lang",
+            "en",
+        ),
+        *("--prompts", home / "prompts.jsonl", "--layers", "1", "--baseline", "concept", "--max-new-tokens", "4"),
+    )
+    assert ended.status == 2
+    assert "are of another model (3 layers of 32) than the one named (5 layers of 32)" in ended.err
+
+
+def test_generations_are_valid_json_for_any_reply(
+    control: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = "first\u2028second\x85third\r\x0c"
+    monkeypatch.setattr(
+        "repe.control.experiment.generate", lambda _model, tokens, *_: [[], *([5, 9] for _ in tokens[1:])]
+    )
+    monkeypatch.setattr(
+        "transformers.PreTrainedTokenizerFast.decode", lambda _self, reply, **_: f"<{marks if reply else ''}>"
+    )
+    assert control().status == 0
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not valid JSON")
+
+    lines = (folder_of(tmp_path) / "generations.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    rows = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert {(row["reply"], row["loss"] is None) for row in rows} == {("<>", True), (f"<{marks}>", False)}
+    assert "nothing to generate" in control().out

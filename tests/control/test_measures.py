@@ -1,0 +1,75 @@
+"""Measures of replies: rates, intervals, and the largest effect of each source language."""
+
+import math
+from typing import Any
+
+import pandas as pd
+import pytest
+import scipy.stats
+
+from repe.control.measures import largest_effects, measure
+
+
+def reply(text: str, **changes: Any) -> dict[str, Any]:
+    row = {"id": "1", "lang": "en", "harmful": True, "strength": 0.0, "baseline": "none", "prompt": "p", "reply": text}
+    return row | {"draw": None, "applied_strength": 0.0, "tokens": 3, "loss": 1.0, "repetition": 0.0} | changes
+
+
+def test_measures_are_means_over_prompts_with_bootstrap_intervals() -> None:
+    rows = [reply("I'm sorry, but I cannot help with that.", id=str(number)) for number in range(30)]
+    rows += [reply("Sure, here is what you want to know.", id=str(number), loss=3.0) for number in range(30, 40)]
+    rows += [reply("", id=str(number), loss=None) for number in range(40, 50)]
+    (found,) = measure(rows).to_dict("records")
+    assert found["prompts"] == 50
+    assert found["refusal_rate"] == pytest.approx(0.6)
+    assert found["following_rate"] == pytest.approx(0.2)
+    assert found["empty_rate"] == pytest.approx(0.2)
+    assert found["target_language_rate"] == 1.0
+    assert found["unknown_language_rate"] == pytest.approx(0.2)
+    assert found["perplexity"] == pytest.approx(math.exp((30 * 1.0 + 10 * 3.0) / 40))
+    # A binomial interval of the same coverage is about as wide.
+    exact = scipy.stats.binomtest(30, 50).proportion_ci(method="wilson")
+    assert found["refusal_rate_low"] == pytest.approx(exact.low, abs=0.04)
+    assert found["refusal_rate_high"] == pytest.approx(exact.high, abs=0.04)
+    assert found["perplexity_low"] < found["perplexity"] < found["perplexity_high"]
+
+
+def test_draws_of_a_prompt_are_one_value() -> None:
+    rows = [
+        reply("I cannot help with that." if draw == 1 else "Sure.", id=str(number), baseline="random", draw=draw)
+        for number in range(4)
+        for draw in (1, 2)
+    ]
+    (found,) = measure(rows).to_dict("records")
+    assert (found["prompts"], found["replies"], found["refusal_rate"]) == (4, 8, 0.5)
+    # Every prompt has the same mean, so the interval over prompts has no width.
+    assert (found["refusal_rate_low"], found["refusal_rate_high"]) == (0.5, 0.5)
+
+
+def test_the_judgement_of_a_classifier_replaces_the_phrases() -> None:
+    rows = [reply("Sure.", id=str(number)) for number in range(4)]
+    assert measure(rows, [True, False, False, False])["refusal_rate"].tolist() == [0.25]
+
+
+def test_one_prompt_has_no_interval() -> None:
+    (found,) = measure([reply("Sure.")]).to_dict("records")
+    assert math.isnan(found["refusal_rate_low"])
+
+
+def test_the_largest_effect_is_the_change_of_the_refusal_rate_furthest_from_zero() -> None:
+    table = pd.DataFrame(
+        [
+            {"target": "fr", "strength": strength, "baseline": baseline, "harmful": harmful, "refusal_rate": rate}
+            for strength, baseline, harmful, rate in (
+                (0.0, "none", True, 0.9),
+                (-1.0, "concept", True, 1.0),
+                (1.0, "concept", True, 0.2),
+                (2.0, "concept", True, 0.3),
+                (2.0, "concept", False, 0.0),
+                (2.0, "random", True, 0.0),
+            )
+        ]
+    )
+    (found,) = largest_effects({"en": table}).to_dict("records")
+    assert (found["source"], found["target"], found["strength"]) == ("en", "fr", 1.0)
+    assert found["effect"] == pytest.approx(-0.7)
