@@ -188,7 +188,7 @@ def _contexts(concept: str, sample: dict[str, Any]) -> list[str]:
 def train_size(pairs: int, split: float) -> int:
     """Number of training pairs out of `pairs`: a share below 1, a number from 1 on, at most 80 % in either case."""
     wanted = int(split) if split >= 1 else int(split * pairs)
-    return min(wanted, int(TRAIN_SHARE * pairs))
+    return min(max(wanted, 0), int(TRAIN_SHARE * pairs))
 
 
 def item_position(item: str) -> float:
@@ -217,8 +217,11 @@ def split_pairs(
         Training pairs with their drawn order of sides and labels, and test pairs.
 
     Raises:
-        UserError: no pair is left to train on or to test on.
+        UserError: no pair is left to train on or to test on; a split by item of pairs without item and key.
+        ValueError: `by` is neither `pair` nor `item`.
     """
+    if by not in ("pair", "item"):
+        raise ValueError(f"by must be 'pair' or 'item', not {by!r}")
     # One generator for all three shuffles, in this order: the released code's draws depend on it.
     generator = random.Random(SPLIT_SEED)
     pairs = as_pairs(pairs)
@@ -243,6 +246,8 @@ def split_pairs(
 
 def _by_item(pairs: list[Pair], split: float) -> tuple[list[Pair], list[Pair]]:
     """Training and test pairs, split at the same items in all languages."""
+    if not all(pair.item or pair.key for pair in pairs):
+        raise UserError("a split by item needs the item of each pair: use read_pairs, or Pair(pos, neg, item=...)")
     pairs = sorted(pairs, key=lambda pair: item_position(pair.item or pair.key))
     count = sum(item_position(pair.item or pair.key) < TRAIN_SHARE for pair in pairs)
     if not 0 < count < len(pairs):
