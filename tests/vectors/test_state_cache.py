@@ -59,11 +59,9 @@ def test_results_equal_those_of_a_run_without_cache(cached: Run, tmp_path: Path)
         assert cached(name).status == 0
         assert cached(name, states=None, res="plain").status == 0
     for concept in ("morality", "truthfulness"):
-        cached_file, plain_file = (VectorFile(tmp_path / res, "tiny", concept, Kind()) for res in ("res", "plain"))
+        with_cache, plain = (VectorFile(tmp_path / res, "tiny", concept, Kind()) for res in ("res", "plain"))
         for language in ("en", "fr"):
-            found, expected = (
-                torch.from_numpy(file.vectors[language].directions) for file in (cached_file, plain_file)
-            )
+            found, expected = (torch.from_numpy(file.vectors[language].directions) for file in (cached, plain))
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         found, expected = (AccuracyFile(tmp_path / res, "tiny", concept, Kind()).accuracy for res in ("res", "plain"))
         assert {pair: row.keys() for pair, row in found.items()} == {pair: row.keys() for pair, row in expected.items()}
@@ -99,7 +97,7 @@ def test_a_damaged_cache_file_is_refused_by_name(cached: Run, tmp_path: Path) ->
 def test_a_cache_file_that_lacks_texts_is_refused(cached: Run, tmp_path: Path) -> None:
     assert cached("collect_vector").status == 0
     path = sorted((tmp_path / "states").iterdir())[0]
-    save_file({"states": load_file(path)["states"][:, 1:]}, path)
+    save_file({"states": load_file(path)["states"][:, 1:].contiguous()}, path)
     ended = cached("collect_vector", "--overwrite")
     assert ended.status == 2
     assert f"{path} is damaged (" in ended.err
