@@ -161,7 +161,10 @@ def _pair(concept: str, key: str, sample: Any) -> Pair | str:
     """The pair of a sample, or what is wrong with the sample."""
     if not isinstance(sample, dict):
         return f"{key} is not an object with 'pos' and 'neg'"
-    contexts = _contexts(concept, sample)
+    # In front of a side: by concept for the paper's concepts, else those fields that the sample has.
+    contexts = [name for name in CONTEXTS if name in sample]
+    if concept in CONCEPTS:
+        contexts = [CONTEXT_OF[concept]] if concept in CONTEXT_OF else []
     for name in ("pos", "neg", *contexts, *(["item"] if "item" in sample else [])):
         if name not in sample:
             return f"{key} has no {name!r}"
@@ -176,13 +179,6 @@ def _pair(concept: str, key: str, sample: Any) -> Pair | str:
     for name in reversed(contexts):
         pos, neg = (CONTEXTS[name].format(context=sample[name], side=side) for side in (pos, neg))
     return Pair(pos, neg, key, sample.get("item", key))
-
-
-def _contexts(concept: str, sample: dict[str, Any]) -> list[str]:
-    """Fields in front of a side: by concept for the paper's concepts, else those that the sample has."""
-    if concept in CONCEPTS:
-        return [CONTEXT_OF[concept]] if concept in CONTEXT_OF else []
-    return [name for name in CONTEXTS if name in sample]
 
 
 def train_size(pairs: int, split: float) -> int:

@@ -167,6 +167,7 @@ GOOD = {"pos": "yes", "neg": "no"}
         ({"g": {"1": "yes"}}, r"g\|1 is not an object with 'pos' and 'neg'"),
         ({"g": {"1": GOOD | {"item": " "}}}, r"g\|1: 'item' is empty"),
         ({"g": {"1": GOOD | {"item": 3}}}, r"g\|1: 'item' is not text"),
+        ({"g": {"1": GOOD | {"item": "\ud800"}}}, r"g\|1: 'item' contains half of a surrogate pair"),
         ({"g": {"1": {"pos": "\ud800", "neg": "no"}}}, "half of a surrogate pair"),
     ],
 )

@@ -44,10 +44,11 @@ def _read_folder(folder: Path) -> dict[str, Source]:
 
 
 def compose(acts: dict[str, dict[str, str]], contexts: dict[str, str]) -> dict[str, dict[str, dict[str, str]]]:
-    """{act: {context: sample}}: each act in each context, as MVALUE lays out a concept."""
+    """{act: {context: sample}}: each act in each context, in the MVALUE layout; the contexts of an act are one item."""
     return {
         act: {
             context: {name: template.replace("{act}", text) if name in SIDES else text for name, text in parts.items()}
+            | {"item": act}
             for context, template in contexts.items()
         }
         for act, parts in acts.items()

@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from demo.commands import ROOT, run
 from demo.pocket.traits import control_effects, traits
 
-ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "demo/res/pocket"
 # The family of the paper that each kind stands for, and its dominant language, whose vectors steer.
 KINDS = {"llama": ("llama2", "en"), "qwen": ("qwen", "zh"), "bloom": ("bloomz", "en")}
@@ -29,26 +29,8 @@ ONE_SIZE = "M"
 # there, in the middle layer, with about that length, they change the reply and not the rest.
 CONTROL = (
     *("--concept", "harmfulness", "--prompts", "demo/pocket/prompts.jsonl", "--layers", "0.5:0.5", "--scope", "last"),
-    *("--strength=-1,-0.5,0,0.5,1", "--max-new-tokens", "16", "--random-draws", "2"),
+    *("--strength=-1,-0.5,0,0.5,1", "--strength-unit", "hidden", "--max-new-tokens", "16", "--random-draws", "2"),
 )
-
-
-def run(script: str, *options: object) -> None:
-    """Run one of the scripts at the top, or a module with `-m`, showing the command and then what it says.
-
-    Raises:
-        subprocess.CalledProcessError: it failed.
-    """
-    command = [script, *map(str, options)]
-    print("$ python", *command, flush=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # models this small do not gain from more
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    # Of progress bars, the last state.
-    said = [line.rpartition("\r")[2] for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines()]
-    print(*(f"  {line}" for line in said if line), sep="\n", flush=True)
-    done.check_returncode()
 
 
 def all_stages(jobs: list[tuple[str, str, str, str, str]]) -> None:

@@ -3,6 +3,7 @@
 import io
 import multiprocessing
 import pickle
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 
 from repe.errors import UserError
 from repe.results.accuracy_file import AccuracyFile
-from repe.results.result_file import Kind, model_folder
+from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
+from repe.runs.arguments import results_folder
 
 LAYERS, HIDDEN = 3, 8
 META: dict[str, Any] = {
@@ -253,8 +255,9 @@ def test_methods_and_random_labels_have_files_of_their_own(kind: Kind, name: str
     ("split", "name"), [(0.8, "tiny"), (0.4, "tiny-0.4"), (100.0, "tiny-100.0"), (0.9, "tiny-0.9")]
 )
 def test_other_splits_have_folders_of_their_own(split: float, name: str) -> None:
-    assert model_folder("tiny", split) == name
-    assert model_folder("tiny", split, "item") == f"{name}-item"
+    for split_by, suffix in (("pair", ""), ("item", "-item")):
+        args = Namespace(res_dir=Path("res"), split=split, split_by=split_by)
+        assert results_folder(args, "tiny") == Path("res") / f"{name}{suffix}"
 
 
 def test_the_family_comes_from_the_file_else_from_the_name(tmp_path: Path) -> None:
