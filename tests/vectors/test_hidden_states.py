@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 from repe.errors import UserError
 from repe.models.model import Model
 from repe.models.registry import Template
-from repe.vectors.hidden_states import last_token_states, next_batch, tokenize
+from repe.vectors.hidden_states import batches, last_token_states, tokenize
 
 TEXTS = ["a dog", "she gives the old bread to a stranger and takes nothing", "他偷了钱", "no", "a dog helps"]
 
@@ -81,6 +81,7 @@ def test_hooks_are_removed_after_an_error(model_folders: dict[str, Path], monkey
     def fail(**_: object) -> None:
         raise RuntimeError("broken")
 
+    before = [len(block._forward_hooks) for block in model.blocks]
     monkeypatch.setattr(model.trunk, "forward", fail)
     with pytest.raises(RuntimeError, match="broken"):
         last_token_states(model, TEXTS)
@@ -118,19 +119,10 @@ def test_half_precision_states_keep_the_models_dtype(model_folders: dict[str, Pa
     assert torch.nn.functional.cosine_similarity(half.float(), whole, dim=-1).min() > 0.99
 
 
-def batches(lengths: list[int], budget: int, batch_size: int | None) -> list[list[int]]:
-    """All batches of texts of these lengths, as indices."""
-    found, waiting = [], list(range(len(lengths)))
-    while waiting:
-        found.append([waiting[row] for row in next_batch([lengths[row] for row in waiting], budget, batch_size)])
-        waiting = [row for row in waiting if row not in found[-1]]
-    return found
-
-
 def test_batches_contain_every_text_once_longest_first() -> None:
     lengths = [5, 900, 7, 7, 1, 2000, 3000, 4]
     for batch_size in (None, 1, 3):
-        found = batches(lengths, 2048, batch_size)
+        found = list(batches(lengths, 2048, batch_size))
         assert sorted(row for rows in found for row in rows) == list(range(len(lengths)))
         in_order = [lengths[row] for rows in found for row in rows]
         assert in_order == sorted(lengths, reverse=True)

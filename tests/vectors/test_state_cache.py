@@ -61,7 +61,7 @@ def test_results_equal_those_of_a_run_without_cache(cached: Run, tmp_path: Path)
     for concept in ("morality", "truthfulness"):
         with_cache, plain = (VectorFile(tmp_path / res, "tiny", concept, Kind()) for res in ("res", "plain"))
         for language in ("en", "fr"):
-            found, expected = (torch.from_numpy(file.vectors[language].directions) for file in (cached, plain))
+            found, expected = (torch.from_numpy(file.vectors[language].directions) for file in (with_cache, plain))
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         found, expected = (AccuracyFile(tmp_path / res, "tiny", concept, Kind()).accuracy for res in ("res", "plain"))
         assert {pair: row.keys() for pair, row in found.items()} == {pair: row.keys() for pair, row in expected.items()}
