@@ -58,7 +58,7 @@ def main() -> None:
     for name in CONVERTERS:
         model_folder(name)
     side_by_side([partial(recognize, ENCODER), chat_model, partial(recognize, ENCODER, "--untrained")])
-    # The figures show all languages, so only the encoder and its floor; the chat model's tables are next to its results.
+    # The two models know different languages, so each has figures and tables of its own, with its floor.
     compared = f"{ENCODER},{ENCODER}-untrained"
     for script in ("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py"):
         for models, folder in ((compared, "cross_model"), (f"{CHAT},{CHAT}-untrained", "cross_model_chat")):

@@ -277,7 +277,9 @@ def test_help_answers_without_heavy_imports(name: str) -> None:
 def test_analyses_run_without_transformers() -> None:
     code = (
         "import sys\n"
-        "from repe.analysis import accuracy_table, consistency, transfer\nfrom repe.plots import figures, tables\nfrom repe.runs import comparison\n"
+        "from repe.analysis import accuracy_table, consistency, transfer\n"
+        "from repe.plots import figures, tables\n"
+        "from repe.runs import comparison\n"
         "assert 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
