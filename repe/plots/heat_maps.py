@@ -77,7 +77,7 @@ def _heat_map(axes: Axes, square: pd.DataFrame, colouring: Colouring, cell: floa
         square.astype(float),
         norm=colouring.scale,
         cmap=colouring.colours,
-        annot=square.map(lambda value: f"{value:z.2f}".replace("-", "−")) if 5 * LETTER < cell else None,
+        annot=square.map(lambda value: f"{value:z.2f}".replace("-", "−")) if cell > 5 * LETTER else None,
         fmt="",
         annot_kws={"fontsize": SMALL},
         linewidths=0.25,
