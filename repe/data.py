@@ -161,7 +161,10 @@ def _pair(concept: str, key: str, sample: Any) -> Pair | str:
     """The pair of a sample, or what is wrong with the sample."""
     if not isinstance(sample, dict):
         return f"{key} is not an object with 'pos' and 'neg'"
-    contexts = _contexts(concept, sample)
+    # In front of a side: by concept for the paper's concepts, else those fields that the sample has.
+    contexts = [name for name in CONTEXTS if name in sample]
+    if concept in CONCEPTS:
+        contexts = [CONTEXT_OF[concept]] if concept in CONTEXT_OF else []
     for name in ("pos", "neg", *contexts, *(["item"] if "item" in sample else [])):
         if name not in sample:
             return f"{key} has no {name!r}"
@@ -178,17 +181,10 @@ def _pair(concept: str, key: str, sample: Any) -> Pair | str:
     return Pair(pos, neg, key, sample.get("item", key))
 
 
-def _contexts(concept: str, sample: dict[str, Any]) -> list[str]:
-    """Fields in front of a side: by concept for the paper's concepts, else those that the sample has."""
-    if concept in CONCEPTS:
-        return [CONTEXT_OF[concept]] if concept in CONTEXT_OF else []
-    return [name for name in CONTEXTS if name in sample]
-
-
 def train_size(pairs: int, split: float) -> int:
     """Number of training pairs out of `pairs`: a share below 1, a number from 1 on, at most 80 % in either case."""
     wanted = int(split) if split >= 1 else int(split * pairs)
-    return min(wanted, int(TRAIN_SHARE * pairs))
+    return min(max(wanted, 0), int(TRAIN_SHARE * pairs))
 
 
 def item_position(item: str) -> float:
@@ -217,8 +213,11 @@ def split_pairs(
         Training pairs with their drawn order of sides and labels, and test pairs.
 
     Raises:
-        UserError: no pair is left to train on or to test on.
+        UserError: no pair is left to train on or to test on; a split by item of pairs without item and key.
+        ValueError: `by` is neither `pair` nor `item`.
     """
+    if by not in ("pair", "item"):
+        raise ValueError(f"by must be 'pair' or 'item', not {by!r}")
     # One generator for all three shuffles, in this order: the released code's draws depend on it.
     generator = random.Random(SPLIT_SEED)
     pairs = as_pairs(pairs)
@@ -243,6 +242,8 @@ def split_pairs(
 
 def _by_item(pairs: list[Pair], split: float) -> tuple[list[Pair], list[Pair]]:
     """Training and test pairs, split at the same items in all languages."""
+    if not all(pair.item or pair.key for pair in pairs):
+        raise UserError("a split by item needs the item of each pair: use read_pairs, or Pair(pos, neg, item=...)")
     pairs = sorted(pairs, key=lambda pair: item_position(pair.item or pair.key))
     count = sum(item_position(pair.item or pair.key) < TRAIN_SHARE for pair in pairs)
     if not 0 < count < len(pairs):

@@ -44,7 +44,7 @@ def bench_processes() -> list[Row]:
     """Stage 1 in two processes against one, with one thread each, including start-up and launcher."""
     with tempfile.TemporaryDirectory() as folder:
         save(llama(512, 8, 1408), folder)
-        data = ("--data-dir", "demo/data", "--concept", "morality", "toxicity")
+        data = ("--data-dir", f"{POCKET}/data", "--concept", "morality", "toxicity")
         stage = ("collect_vector.py", "--model-path", f"{folder}/model", *data, "--overwrite")
         launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
         divided = command(*launch, *stage, "--res-dir", f"{folder}/two", OMP_NUM_THREADS="1")
@@ -105,6 +105,7 @@ def command(*arguments: str, **environment: str) -> "Callable[[], subprocess.Com
 
 
 # Runs the script in its arguments and exits at the first call of a model.
+POCKET = "demo/pocket"
 UNTIL_FORWARD = """
 import os, runpy, sys
 from torch.nn.modules import module
@@ -117,7 +118,14 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def bench_commands() -> list[Row]:
     """The scripts' help, and a stage with a small model."""
     with tempfile.TemporaryDirectory() as folder:
-        model = ("--model-path", "demo/models/pocket-llama-M", "--data-dir", "demo/data", "--res-dir", folder)
+        model = (
+            "--model-path",
+            f"{POCKET}/models/pocket-llama-M",
+            "--data-dir",
+            f"{POCKET}/data",
+            "--res-dir",
+            folder,
+        )
         work = ("collect_vector.py", *model, "--lang", "sw", "--concept", "morality", "--overwrite")
         to_forward = seconds(command("-c", UNTIL_FORWARD, *work), 3)
         took, help_took = seconds(command(*work), 3), seconds(command("collect_vector.py", "--help"), 3)

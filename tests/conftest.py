@@ -16,10 +16,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from repe.models import hub
-from repe.models.loading import Model, load_tokenizer
-from repe.models.loading import load as load_model
-from repe.models.templates import Template
+from repe.models.model import Model
+from repe.models.source import ModelSource
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import Kind
 
@@ -32,7 +30,7 @@ HIDDEN, LAYERS = 32, 3
 
 
 def byte_tokenizer(*, bos: bool = True, padding_side: str = "left", pad: bool = True) -> PreTrainedTokenizerFast:
-    """A tokenizer of single bytes: no training, every text has a length of its own."""
+    """A tokenizer of single bytes, which needs no training."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -51,7 +49,7 @@ def byte_tokenizer(*, bos: bool = True, padding_side: str = "left", pad: bool = 
 
 
 def config(family: str, hidden: int = HIDDEN, layers: int = LAYERS) -> transformers.PretrainedConfig:
-    """A configuration of one of the architectures that the tests know."""
+    """A small configuration of an architecture."""
     vocabulary = len(SPECIAL) + 256
     common = {"vocab_size": vocabulary, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     usual = common | {
@@ -83,7 +81,7 @@ def build(folder: Path, family: str, seed: int = 0, layers: int = LAYERS, **toke
     made = config(family, layers=layers)
     kind = transformers.AutoModel if family == "bert" else transformers.AutoModelForCausalLM
     model = kind.from_config(made)
-    # Random weights as they come give every text nearly the same state.
+    # With the usual small random weights, all texts have nearly the same state.
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4 if parameter.ndim > 1 else 1)
@@ -101,20 +99,10 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: build(tmp_path_factory.mktemp("models") / f"tiny-{family}", family) for family in FAMILIES}
 
 
-def load(
-    folder: Path, template: str = "{input}", dtype: torch.dtype = torch.float32, *, with_head: bool = False
-) -> Model:
+def load(folder: Path, template: str = "{input}", dtype: str = "float32", *, with_head: bool = False) -> Model:
     """The model in `folder` as the scripts load it, on the CPU."""
-    found = hub.find(str(folder))
-    return load_model(
-        found,
-        folder.name,
-        tokenizer=load_tokenizer(found),
-        template=Template(template, special_tokens=True),
-        device=torch.device("cpu"),
-        dtype=dtype,
-        with_head=with_head,
-    )
+    source = ModelSource(folder.name, str(folder), template_text=template, device_name="cpu", dtype_name=dtype)
+    return source.load(with_head)
 
 
 WORDS = (
@@ -124,17 +112,17 @@ WORDS = (
 
 
 def write_data(
-    folder: Path, concept: str, language: str, pairs: int = 20, told_by: tuple[str, str] | None = None
+    folder: Path, concept: str, language: str, pairs: int = 20, last_words: tuple[str, str] | None = None
 ) -> Path:
     """Pairs of made-up sentences that differ in their last word, some with equal sides, in an MVALUE file.
 
-    The last words are drawn at random, or always the two of `told_by`, the positive one first.
+    The last words are drawn at random, or always the two of `last_words`, the positive one first.
     """
     generator = random.Random(f"{concept} {language}")
     groups: dict[str, dict[str, dict[str, str]]] = {}
     for number in range(pairs):
         sentence = " ".join(generator.choices(WORDS, k=generator.randint(2, 9)))
-        positive, negative = told_by or generator.sample(WORDS, 2)
+        positive, negative = last_words or generator.sample(WORDS, 2)
         sample = {"pos": f"{sentence} {language} {positive}", "neg": f"{sentence} {language} {negative}"}
         if number % 7 == 6:
             sample["neg"] = sample["pos"]

@@ -1,4 +1,4 @@
-"""What a user can get wrong: one line that names the thing and the remedy, status 2, nothing half-written."""
+"""Errors of the user: one line that names the cause and the remedy, exit status 2, no file changed."""
 
 import shutil
 from collections.abc import Callable
@@ -55,15 +55,15 @@ def with_results(script: Script, common: list[object]) -> list[object]:
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        (b"", "is not JSON"),
-        (b'{"g": ', "is not JSON"),
+        (b"", "is not valid JSON"),
+        (b'{"g": ', "is not valid JSON"),
         (b'{"g": {"1": {"neg": "a"}}}', "g|1 has no 'pos'"),
-        (b"{}", "0 pair(s) whose sides differ"),
-        (b'{"g": {"1": {"pos": "a", "neg": "b"}}}', "1 pair(s) whose sides differ"),
+        (b"{}", "0 pair(s) with different sides"),
+        (b'{"g": {"1": {"pos": "a", "neg": "b"}}}', "1 pair(s) with different sides"),
         (b'{"g": "\xe9"}', "is not UTF-8"),
     ],
 )
-def test_a_faulty_data_file(
+def test_an_invalid_data_file(
     content: bytes, part: str, script: Script, with_results: list[object], tmp_path: Path
 ) -> None:
     (tmp_path / "data/morality/morality_zh.json").write_bytes(content)
@@ -73,7 +73,7 @@ def test_a_faulty_data_file(
     refused_everywhere(script, tmp_path, options, "morality_fr.json", part)
 
 
-def test_several_faulty_files_are_all_named(script: Script, common: list[object], tmp_path: Path) -> None:
+def test_all_invalid_files_are_named(script: Script, common: list[object], tmp_path: Path) -> None:
     for language in ("en", "zh"):
         (tmp_path / f"data/morality/morality_{language}.json").write_text('{"g": {"1": {"pos": "a"}}}')
     (tmp_path / "data/toxicity/toxicity_fr.json").write_bytes(b"\xff")
@@ -83,37 +83,40 @@ def test_several_faulty_files_are_all_named(script: Script, common: list[object]
     )
 
 
-def test_a_language_concept_or_data_folder_that_is_not_there(
-    script: Script, with_results: list[object], tmp_path: Path
-) -> None:
+def test_a_missing_language_concept_or_data_folder(script: Script, with_results: list[object], tmp_path: Path) -> None:
     collect = "collect_vector"
     before = snapshot(tmp_path / "res")
-    assert_refused(script(collect, *with_results, "--lang", "en", "xx"), "morality_xx.json is not there", "--lang")
+    assert_refused(script(collect, *with_results, "--lang", "en", "xx"), "morality_xx.json does not exist", "--lang")
     assert_refused(script(collect, *with_results, "--concept", "piety"), "piety", "--concept")
     assert_refused(script(collect, *with_results, "--data-dir", tmp_path / "none"), "no data in", "--data-dir")
-    assert_refused(script(collect, *with_results, "--concept", "../morality"), "'../morality' is no plain name")
-    assert_refused(script(collect, *with_results, "--lang", "../../x"), "'../../x' is no plain name")
+    assert_refused(
+        script(collect, *with_results, "--concept", "../morality"), "concept '../morality' is not a valid name"
+    )
+    assert_refused(script(collect, *with_results, "--lang", "../../x"), "language '../../x' is not a valid name")
     assert snapshot(tmp_path / "res") == before
 
 
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (["--template", "Q:"], ["--template 'Q:' has no {input}"]),
-        (["--split", "0"], ["argument --split", "neither a share nor a number"]),
-        (["--split", "-0.5"], ["argument --split", "neither a share nor a number"]),
-        (["--split", "nan"], ["argument --split", "neither a share nor a number"]),
-        (["--split", "inf"], ["argument --split", "neither a share nor a number"]),
-        (["--split", "x"], ["argument --split", "'x' is neither a share nor"]),
-        (["--seed", "-1", "--direction-method", "random"], ["argument --seed", "no number from 0 on"]),
-        (["--split", "0.01"], ["--split 0.01 leaves none of the", "morality_en.json", "raise it"]),
-        (["--batch-size", "0"], ["argument --batch-size", "neither auto nor a number from 1 on"]),
-        (["--device", "cuda:7"], ["--device cuda:7 is not on this machine", "cpu"]),
-        (["--device", "tpu"], ["--device 'tpu' is no device", "cpu"]),
-        (["--device", "meta"], ["--device meta is not on this machine"]),
+        (["--template", "Q:"], ["--template 'Q:' does not contain {input}"]),
+        (["--split", "0"], ["argument --split", "must be a share or a number of pairs above 0"]),
+        (["--split", "-0.5"], ["argument --split", "must be a share or a number of pairs above 0"]),
+        (["--split", "nan"], ["argument --split", "must be a share or a number of pairs above 0"]),
+        (["--split", "inf"], ["argument --split", "must be a share or a number of pairs above 0"]),
+        (["--split", "x"], ["argument --split", "'x' must be a share or a number"]),
+        (["--seed", "-1", "--direction-method", "random"], ["argument --seed", "must be a non-negative integer"]),
+        (
+            ["--split", "0.01"],
+            ["--split 0.01 leaves no training pairs out of", "morality_en.json", "use a larger value"],
+        ),
+        (["--batch-size", "0"], ["argument --batch-size", "must be a positive integer"]),
+        (["--device", "cuda:7"], ["--device cuda:7 is not available on this machine", "cpu"]),
+        (["--device", "tpu"], ["--device 'tpu' is not a valid device", "cpu"]),
+        (["--device", "meta"], ["--device meta is not available on this machine"]),
         (["--dtype", "int8"], ["argument --dtype", "float32"]),
         (["--direction-method", "svm"], ["argument --direction-method", "cluster_mean"]),
-        (["--model-label", "../x"], ["--model-label '../x' is no plain name"]),
+        (["--model-label", "../x"], ["--model-label '../x' is not a valid name"]),
         (["--model-family", "gpt"], ["argument --model-family", "llama2"]),
         (["--bogus"], ["unrecognized arguments: --bogus", "--help"]),
         (["--model-name", "gpt-9"], ["--model-name gpt-9 is not in the registry", "llama2-chat", "--model-path"]),
@@ -128,9 +131,7 @@ def test_a_wrong_option(
     assert snapshot(tmp_path / "res") == before
 
 
-def test_results_of_another_template_are_not_mixed_in(
-    script: Script, with_results: list[object], tmp_path: Path
-) -> None:
+def test_results_of_another_template_are_not_added(script: Script, with_results: list[object], tmp_path: Path) -> None:
     options = [*with_results, "--concept", "morality", "--template", "Q: {input}"]
     before = snapshot(tmp_path / "res")
     assert_refused(script("collect_vector", *options), "was made with other settings", "'Q: {input}'", "--overwrite")
@@ -144,29 +145,31 @@ def test_overwriting_with_other_settings_does_not_lose_other_languages(
     options = [*with_results, "--concept", "morality", "--template", "Q: {input}", "--overwrite", "--lang", "en"]
     before = snapshot(tmp_path / "res")
     ended = script("collect_vector", *options)
-    assert_refused(ended, "reader_dict.pt was made with other settings, and --overwrite would lose fr", "--lang")
+    assert_refused(
+        ended, "reader_dict.pt was made with other settings; --overwrite would delete the results of fr", "--lang"
+    )
     assert snapshot(tmp_path / "res") == before
     assert script("collect_vector", *options, "fr").status == 0
 
 
-def test_another_seed_matters_to_random_directions_alone(script: Script, common: list[object]) -> None:
+def test_the_seed_matters_to_random_directions_only(script: Script, common: list[object]) -> None:
     options = [*common, "--concept", "morality", "--lang", "en"]
     assert script("collect_vector", *options, "--direction-method", "random").status == 0
     ended = script("collect_vector", *options, "--direction-method", "random", "--seed", "2")
-    assert_refused(ended, "random_reader_dict.pt", "seed 1, now 2")
+    assert_refused(ended, "random_reader_dict.pt", "seed was 1, now 2")
     assert script("collect_vector", *options).status == 0
     assert script("collect_vector", *options, "--seed", "2").out.startswith("nothing to do")
 
 
-def test_results_of_changed_data_or_vectors_are_not_taken_as_done(
+def test_results_of_changed_data_or_vectors_are_not_reused(
     script: Script, with_results: list[object], tmp_path: Path
 ) -> None:
     write_data(tmp_path / "data", "morality", "fr", pairs=30)
     options = [*with_results, "--concept", "morality", "--lang", "en", "fr"]
-    refused_everywhere(script, tmp_path, options, "results for fr from other data than are there now", "--overwrite")
+    refused_everywhere(script, tmp_path, options, "results for fr from other data than the current ones", "--overwrite")
     assert script("collect_vector", *options, "--overwrite").status == 0
     ended = script("recognize_concept", *options)
-    assert_refused(ended, "acc.pt holds results for fr from other vectors than are there now", "--overwrite")
+    assert_refused(ended, "acc.pt holds results for fr from other vectors than the current ones", "--overwrite")
     assert script("recognize_concept", *options, "--overwrite").status == 0
     assert script("recognize_concept", *options).out.startswith("nothing to do")
 
@@ -188,8 +191,8 @@ def test_no_results_yet(name: str, script: Script, with_results: list[object], t
     base = ["--res-dir", tmp_path / "res", "--cross-model"]
     before = snapshot(tmp_path)
     assert_refused(script(name, *base, "no-7B"), "no results in", "no-7B", "tiny-llama", "collect_vector.py")
-    assert_refused(script(name, *base, "../tiny"), "'../tiny' is no plain name")
-    assert_refused(script(name, *base, ","), "name at least one")
+    assert_refused(script(name, *base, "../tiny"), "'../tiny' is not a valid name")
+    assert_refused(script(name, *base, ","), "give at least one name")
     assert_refused(script(name, *base, "tiny-llama", "--lang", "en", "zh"), "no results for", "zh", "collect_vector.py")
     assert_refused(script(name, *base, "tiny-llama", "--concept", "fairness"), "fairness", "collect_vector.py")
     assert_refused(script(name, *base, "tiny-llama", "--direction-method", "pca"), "pca_", "collect_vector.py")
@@ -202,7 +205,7 @@ def test_languages_that_a_family_leaves_out(script: Script, common: list[object]
         assert script(stage, *common, "--concept", "morality", "--lang", "sw").status == 0
     for name in ANALYSES[:2]:
         ended = script(name, "--res-dir", tmp_path / "res", "--cross-model", "tiny-llama", "--lang", "sw")
-        assert_refused(ended, "leave sw out", "tiny-llama", "--lang")
+        assert_refused(ended, "leave out sw", "tiny-llama", "--lang")
 
 
 class Hostile:
@@ -237,13 +240,13 @@ def test_a_results_file_that_is_damaged_or_would_run_code(
 
 def test_a_results_folder_that_cannot_be_written(script: Script, common: list[object], tmp_path: Path) -> None:
     (tmp_path / "res").write_text("a file in the way")
-    assert_refused(script("collect_vector", *common, "--lang", "en"), "cannot be made", "choose another folder")
+    assert_refused(script("collect_vector", *common, "--lang", "en"), "cannot be created", "choose another folder")
 
 
-def test_a_model_folder_that_is_none(script: Script, common: list[object], tmp_path: Path) -> None:
+def test_a_folder_without_a_model(script: Script, common: list[object], tmp_path: Path) -> None:
     rest = [*common[2:], "--lang", "en", "--concept", "morality"]
     run = "collect_vector"
-    assert_refused(script(run, "--model-path", tmp_path / "none", *rest), "there is no such folder", "owner/name")
+    assert_refused(script(run, "--model-path", tmp_path / "none", *rest), "the folder does not exist", "owner/name")
     (tmp_path / "empty").mkdir()
     assert_refused(script(run, "--model-path", tmp_path / "empty", *rest), "empty has no config.json", "--model-path")
     folder = shutil.copytree(str(common[1]), tmp_path / "broken")

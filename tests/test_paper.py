@@ -1,4 +1,4 @@
-"""The paper's facts agree with each other."""
+"""The paper's facts are consistent."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_axes_follow_the_shares(family) -> None:
     assert 70 < sum(family.shares.values()) < 100
 
 
-def test_a_family_orders_by_share_and_appends_languages_of_the_users_own() -> None:
+def test_a_family_orders_languages_by_share_and_appends_others() -> None:
     assert FAMILIES["qwen"].order(["en", "de", "sw", "zh"]) == ["zh", "en", "de"]
     assert FAMILIES["none"].order(["sw", "en"]) == ["sw", "en"]
 
@@ -44,7 +44,7 @@ def test_a_family_without_facts_counts_its_first_language_as_high_resource() -> 
 @pytest.mark.parametrize(
     ("model", "family"), [("llama2-chat-7B", "llama2"), ("My-Qwen3", "qwen"), ("bloom-7B1", "bloomz"), ("gpt2", "none")]
 )
-def test_a_name_tells_the_family(model: str, family: str) -> None:
+def test_the_family_follows_from_the_name(model: str, family: str) -> None:
     assert family_by_name(model).name == family
 
 

@@ -57,7 +57,7 @@ def test_readme_has_fewer_than_200_lines() -> None:
 
 
 def test_example_prints_what_it_shows() -> None:
-    if not (ROOT / "demo/models").exists():
+    if not (ROOT / "demo/pocket/models").exists():
         pytest.skip("demo/ does not exist")
     (example,) = blocks_of(README, "python")
     shown = [line.strip().removeprefix("#").strip() for line in example.splitlines() if line.lstrip().startswith("#")]
@@ -107,7 +107,7 @@ def test_launch_commands_are_accepted_by_the_launcher() -> None:
 def test_commands_on_the_demo_run_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not (ROOT / "demo/models").exists():
+    if not (ROOT / "demo/pocket/models").exists():
         pytest.skip("demo/ does not exist")
     for path in ROOT.iterdir():
         if path.suffix == ".py" or path.name in ("demo", "repe"):

@@ -199,7 +199,7 @@ def test_pca_is_recognised_with_its_sign(script: Script, common: list[object], t
     """Where a word tells the sides apart, a direction that is right on training pairs is right on test pairs."""
     negative = 0
     for concept, told_by in (("kindness", ("kind", "cruel")), ("cruelty", ("cruel", "kind"))):
-        write_data(data_dir, concept, "en", told_by=told_by)
+        write_data(data_dir, concept, "en", last_words=told_by)
         run_both(script, *common, "--concept", concept, "--direction-method", "pca")
         negative += int((vectors(tmp_path, concept, Kind("pca"))["en"].signs < 0).sum())
         assert (accuracy(tmp_path, concept, Kind("pca"))["en"]["en"] > 0.9).all()
@@ -277,7 +277,9 @@ def test_help_answers_without_heavy_imports(name: str) -> None:
 def test_analyses_run_without_transformers() -> None:
     code = (
         "import sys\n"
-        "from repe import comparison, consistency, evidence, figures, tables, transfer\n"
+        "from repe.analysis import accuracy_table, consistency, transfer\n"
+        "from repe.plots import figures, tables\n"
+        "from repe.runs import comparison\n"
         "assert 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,7 +1,7 @@
 """Control: steer replies in many languages with the concept vector of one language (Section 5).
 
 In each chosen layer, the unit vector that points to the concept's positive side is multiplied by the strength and, with
-the strength unit `hidden`, by the mean norm of the layer's states on the source language's training texts. Strengths
+the strength unit `class`, by the distance between the class means of the source language's training texts. Strengths
 are then comparable across layers and models.
 """
 

@@ -31,8 +31,8 @@ class ControlSettings:
     layers: Sequence[int]
     """Layer numbers, see `repe.control.steering.parse_layers`."""
     strengths: Sequence[float] = (-1.0, -0.5, 0.0, 0.5, 1.0)
-    strength_unit: str = "hidden"
-    """`hidden`: the mean norm of the layer's states on the source language's training texts; `raw`: 1."""
+    strength_unit: str = "class"
+    """Length of a strength of 1: `class`, `hidden` or `raw`, see `repe.control.steering.step_lengths`."""
     operator: str = "linear_comb"
     scope: str = "all"
     """Operator and scope are those of `repe.control.steering.steered`."""

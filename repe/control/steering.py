@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -31,7 +32,7 @@ def steer(
     layers: str | Sequence[int] = "0.3:0.6",
     strength: float = 1.0,
     *,
-    unit: str = "hidden",
+    unit: str = "class",
     operator: str = "linear_comb",
     scope: str = "all",
 ) -> AbstractContextManager[None]:
@@ -62,16 +63,21 @@ def step_lengths(vectors: ConceptVectors, unit: str, operator: str) -> torch.Ten
 
     Args:
         vectors: those to steer with.
-        unit: `hidden` for the mean norm of the layer's states on the training texts, `raw` for 1.
+        unit: `class` for the distance between the means of the two classes, which is the length of a `cluster_mean`
+            direction; `hidden` for the mean norm of the layer's states on the training texts; `raw` for 1.
         operator: with `projection` the length is always 1, since its strength is a fraction.
 
     Raises:
-        UserError: the vectors have no mean norms.
+        UserError: the vectors do not tell the class distance or the mean norm.
     """
     if unit == "raw" or operator == "projection":
         return torch.ones(len(vectors.directions))
+    if unit == "class":
+        if vectors.method != "cluster_mean":
+            raise UserError(f"{vectors.method} vectors have no class distance: use --strength-unit hidden or raw")
+        return torch.from_numpy(np.linalg.norm(vectors.directions[:, 0], axis=-1))
     if vectors.mean_norm is None:
-        raise UserError("the vectors have no mean norms: collect them again, or use --strength-unit raw")
+        raise UserError("the vectors have no mean norms: collect them again, or use --strength-unit class or raw")
     return torch.from_numpy(vectors.mean_norm)
 
 

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,17 +29,22 @@ Group = Mapping[str, Mapping[str, Any]]
 """Options by the title of their group, each with its settings for `add_argument`."""
 
 
+# Wide enough for most options to take one line.
+_FORMATTER = partial(argparse.RawDescriptionHelpFormatter, max_help_position=34, width=118)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, and which takes `--strength -1,0,1` without an equals sign."""
 
     def __init__(self, doc: str | None, *groups: Group) -> None:
-        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        super().__init__(description=doc, usage="%(prog)s [options]", formatter_class=_FORMATTER, allow_abbrev=False)
         self._negative_number_matcher = re.compile(r"^-[\d.][\d.,eE+-]*$")
-        for group in groups:
-            for title, options in group.items():
-                added = self.add_argument_group(title)
-                for name, settings in options.items():
-                    added.add_argument(name, **settings)
+        titled: dict[str, argparse._ArgumentGroup] = {}
+        for title, options in [item for group in groups for item in group.items()]:
+            if title not in titled:
+                titled[title] = self.add_argument_group(title)
+            for name, settings in options.items():
+                titled[title].add_argument(name, **settings)
 
     def error(self, message: str) -> NoReturn:
         """One line instead of the whole usage."""
@@ -132,7 +138,7 @@ SUBJECT = {
     }
 }
 DATA = {
-    "data files": {
+    "data": {
         "--data-dir": {"type": Path, "default": Path("data"), "metavar": "DIR", "help": "MVALUE folder (default: data)"}
     }
 }
@@ -142,19 +148,24 @@ METHOD = {
             "type": split,
             "default": TRAIN_SHARE,
             "metavar": "S",
-            "help": "share (below 1) or number of training pairs, at most 80 %%; the test set stays (default: 0.8)",
+            "help": "share (below 1) or number of training pairs, at most 80 %% (default: 0.8)",
         },
         "--split-by": {
             "choices": ("pair", "item"),
             "default": "pair",
-            "help": "item: split all languages at the same items (default: pair, per language as published)",
+            "help": "item: same training items in all languages (default: pair, as published)",
         },
         "--random-direction": {"action": "store_true", "help": "baseline: shuffle the training labels"},
-        "--direction-method": {"choices": METHODS, "default": "cluster_mean", "help": "default: cluster_mean"},
+        "--direction-method": {
+            "choices": METHODS,
+            "default": "cluster_mean",
+            "metavar": "METHOD",
+            "help": "cluster_mean, pca or random (default: cluster_mean)",
+        },
     }
 }
 SEED = {
-    "randomness": {
+    "method": {
         "--seed": {
             "type": non_negative_integer,
             "default": 1,
@@ -164,7 +175,7 @@ SEED = {
     }
 }
 VALIDATION = {
-    "validation": {
+    "method": {
         "--no-validation": {"action": "store_true", "help": "do not compute accuracy on held-out training pairs"}
     }
 }
@@ -179,7 +190,8 @@ MODEL = {
         "--model-label": {"metavar": "LABEL", "help": "name of the results folder (default: last part of the path)"},
         "--model-family": {
             "choices": tuple(FAMILIES),
-            "help": "family whose pre-training shares apply (default: the registry's, else by name)",
+            "metavar": "FAMILY",
+            "help": f"{', '.join(FAMILIES)}: whose pre-training shares apply (default: by name)",
         },
     }
 }
@@ -193,7 +205,8 @@ RUNNING = {
         "--dtype": {
             "choices": ("auto", "float32", "float16", "bfloat16"),
             "default": "auto",
-            "help": "default: auto (as published on a GPU, float32 on a CPU)",
+            "metavar": "DTYPE",
+            "help": "float32, float16, bfloat16 or auto (as published on a GPU, float32 on a CPU)",
         },
         "--batch-size": {"type": batch_size, "metavar": "auto|N", "help": "texts per batch (default: auto)"},
         "--truncate": {"action": "store_true", "help": "cut texts that exceed the context length"},
@@ -202,22 +215,24 @@ RUNNING = {
     }
 }
 UNTRAINED = {
-    "floor": {
+    "model": {
         "--untrained": {
             "action": "store_true",
             "help": "random weights (drawn by --seed) in place of the trained ones, as a floor",
         }
     }
 }
-CACHE = {"caching": {"--cache-states": {"type": Path, "metavar": "DIR", "help": "cache hidden states in DIR"}}}
+CACHE = {
+    "running the model": {"--cache-states": {"type": Path, "metavar": "DIR", "help": "cache hidden states in DIR"}}
+}
 RESULTS = {
     "results": {
         "--res-dir": {"type": Path, "default": Path("res"), "metavar": "DIR", "help": "results folder (default: res)"}
     }
 }
-OVERWRITE = {"existing results": {"--overwrite": {"action": "store_true", "help": "redo existing results"}}}
+OVERWRITE = {"results": {"--overwrite": {"action": "store_true", "help": "redo existing results"}}}
 COMPARISON = {
-    "comparing models": {
+    "comparison": {
         "--cross-model": {**NAMES, "metavar": "MODEL", "help": "results folders to compare; no model is loaded"},
         "--out-dir": {
             "type": Path,
@@ -227,20 +242,20 @@ COMPARISON = {
         "--layer-select": {
             "type": layer_select,
             "default": "best",
-            "metavar": "best|validation|L",
-            "help": "also report the layer chosen on validation pairs, layer number L, or relative depth L (below 1)",
+            "metavar": "L",
+            "help": "also report another layer: validation, a number, or a relative depth below 1",
         },
     }
 }
 BOOTSTRAP = {
-    "uncertainty": {
+    "comparison": {
         "--bootstrap": {
             "type": positive_integer,
             "nargs": "?",
             "const": DRAWS,
             "default": 0,
             "metavar": "N",
-            "help": f"95 %% intervals over test items from N bootstrap draws (N: {DRAWS}; default: no intervals)",
+            "help": f"95 %% intervals over test items from N bootstrap draws (N: {DRAWS})",
         }
     }
 }
@@ -249,8 +264,8 @@ BOOTSTRAP = {
 def permutations(test: str) -> dict[str, dict[str, dict[str, Any]]]:
     """The group of the option that asks for p-values of a `test`."""
     settings = {"type": positive_integer, "nargs": "?", "const": PERMUTATIONS, "default": 0, "metavar": "N"}
-    what = f"{test} from N permutations (N: {PERMUTATIONS}; default: no test)"
-    return {"p-values": {"--permutations": {**settings, "help": what}}}
+    what = f"{test} from N permutations (N: {PERMUTATIONS})"
+    return {"comparison": {"--permutations": {**settings, "help": what}}}
 
 
 def named_model(args: argparse.Namespace) -> tuple[str, Entry]:

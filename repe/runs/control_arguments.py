@@ -60,9 +60,10 @@ STEERING = {
             "help": "strengths to compare (default: -1,-0.5,0,0.5,1)",
         },
         "--strength-unit": {
-            "choices": ("hidden", "raw"),
-            "default": "hidden",
-            "help": "hidden: mean norm of the layer's states on the source's training texts; raw: 1 (default: hidden)",
+            "choices": ("class", "hidden", "raw"),
+            "default": "class",
+            "metavar": "UNIT",
+            "help": "class: distance of the class means; hidden: mean norm of states; raw: 1 (default: class)",
         },
         "--operator": {
             "choices": OPERATORS,

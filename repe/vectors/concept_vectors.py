@@ -133,7 +133,10 @@ def collect(
 
     Raises:
         UserError: the states leave no direction, or what `Model.states` raises.
+        ValueError: the method does not exist.
     """
+    if method not in READERS:
+        raise ValueError(f"method must be one of {', '.join(READERS)}, not {method!r}")
     pairs = as_pairs(pairs)
     if not pairs:
         raise UserError("no training pairs: concept vectors need at least one")

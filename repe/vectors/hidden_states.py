@@ -65,7 +65,7 @@ def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None
         keep(model.trunk, None, model.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state)
         for layer, state in enumerate(seen):
             if not torch.isfinite(state).all():
-                raise _not_finite(model, layer + 1, state, [texts[row] for row in rows])
+                raise _not_finite(model, layer + 1, state, rows, texts)
             states[layer, rows] = state.to(states.device)
 
     with ExitStack() as hooks:
@@ -152,12 +152,13 @@ def states_of(output: Any) -> torch.Tensor:
     return states
 
 
-def _not_finite(model: Model, layer: int, state: torch.Tensor, texts: Sequence[str]) -> UserError:
-    bad = int((~torch.isfinite(state).all(dim=-1)).nonzero()[0])
+def _not_finite(model: Model, layer: int, state: torch.Tensor, rows: Sequence[int], texts: Sequence[str]) -> UserError:
+    is_bad = (~torch.isfinite(state).all(dim=-1)).tolist()
+    text = texts[min(row for row, bad in zip(rows, is_bad, strict=True) if bad)]
     wider = "bfloat16 or float32" if model.dtype == torch.float16 else "float32"
     remedy = "the weights are damaged" if model.dtype == torch.float32 else f"use a wider --dtype ({wider})"
     return UserError(
-        f"{model.label}: the state of layer {layer} is not finite in {model.dtype} for {shorten(texts[bad])}: {remedy}"
+        f"{model.label}: the state of layer {layer} is not finite in {model.dtype} for {shorten(text)}: {remedy}"
     )
 
 

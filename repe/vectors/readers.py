@@ -29,8 +29,9 @@ class RepReader(ABC):
     signed_recognition: ClassVar[bool]
     """Whether recognition uses the sign; the released code's `cluster_mean` does not."""
 
-    directions: dict[int, np.ndarray]
-    direction_signs: dict[int, np.ndarray]
+    def __init__(self) -> None:
+        self.directions: dict[int, np.ndarray] = {}
+        self.direction_signs: dict[int, np.ndarray] = {}
 
     def fit(self, states: torch.Tensor, labels: torch.Tensor, layers: Sequence[int] | None = None) -> "RepReader":
         """Find directions and signs.
@@ -43,7 +44,6 @@ class RepReader(ABC):
         Raises:
             UserError: the states of a layer do not differ between texts, which leaves no direction.
         """
-        self.directions, self.direction_signs = {}, {}
         labels = labels.to(states.device)
         # Layer by layer, so that only one layer of half-precision states is copied to float32 at a time.
         for layer, state in zip(layers or range(1, len(states) + 1), states, strict=True):
@@ -93,6 +93,7 @@ class PCARepReader(RepReader):
     signed_recognition = True
 
     def __init__(self, n_difference: int = 1) -> None:
+        super().__init__()
         if n_difference not in (0, 1):
             raise ValueError(f"n_difference must be 0 or 1, not {n_difference}")
         self.n_difference = n_difference
@@ -115,6 +116,7 @@ class RandomRepReader(RepReader):
     signed_recognition = True
 
     def __init__(self, seed: int | Sequence[int] = 1) -> None:
+        super().__init__()
         self.generator = np.random.default_rng(seed)
 
     def direction(self, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -70,7 +70,7 @@ class StateCache:
         path = self.folder / f"{self.source.label}-{digest[:24]}.safetensors"
         if not path.exists():
             metadata = {name: str(value) for name, value in self.settings.items()} | {"model": self.source.label}
-            tensors = {"states": self._model.states(texts).cpu()}
+            tensors = {"states": self._model.states(texts).cpu().contiguous()}
             # By the file's name: the library makes two more copies of what it returns as bytes.
             write_whole(path, lambda file: save_file(tensors, file.name, metadata))
             del tensors

@@ -30,7 +30,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("control")
     build(folder / "tiny", "llama")
     for language in ("en", "zh", "fr"):
-        write_data(folder / "data", "harmfulness", language, told_by=("helps", "hurts"))
+        write_data(folder / "data", "harmfulness", language, last_words=("helps", "hurts"))
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, PROMPTS)) + "\n", encoding="utf-8")
     return folder
 
@@ -219,7 +219,7 @@ def test_vectors_of_another_model_are_refused(script: Run, home: Path, tmp_path:
         *("--prompts", home / "prompts.jsonl", "--layers", "1", "--baseline", "concept", "--max-new-tokens", "4"),
     )
     assert ended.status == 2
-    assert "are of another model (3 layers of 32) than the one named (5 layers of 32)" in ended.err
+    assert "belong to another model (3 layers of 32, not 5 of 32)" in ended.err
 
 
 def test_generations_are_valid_json_for_any_reply(

@@ -9,7 +9,6 @@ import pytest
 import scipy.stats
 import torch
 from conftest import load
-from repe.models.loading import Model
 
 from repe.control.experiment import ControlExperiment, find_strengths
 from repe.control.generation import Decoding, prompt_batches
@@ -18,7 +17,8 @@ from repe.control.reply_file import ReplyFile
 from repe.control.settings import Condition, ControlSettings
 from repe.control.steering import steered
 from repe.errors import UserError
-from repe.results.vector_file import Vectors
+from repe.models.model import Model
+from repe.vectors.concept_vectors import ConceptVectors
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,10 @@ def model(model_folders: dict[str, Path]) -> Model:
 def made(model: Model, tmp_path: Path, **changes: Any) -> ControlExperiment:
     generator = np.random.default_rng(2)
     vectors = {
-        language: Vectors(
+        language: ConceptVectors(
             generator.standard_normal((model.layers, 1, model.hidden_size)).astype(np.float32),
             np.array([[1], [-1], [1]], dtype=np.int8),
-            {"mean_norm": torch.tensor([2.0, 3.0, 5.0])},
+            mean_norm=np.array([2.0, 3.0, 5.0], dtype=np.float32),
         )
         for language in ("en", "fr")
     }
@@ -117,7 +117,7 @@ def test_strengths_are_found_by_doubling_and_bisection_and_unreachable_goals_are
 
 def test_missing_mean_norms_are_found_before_a_model_is_loaded(model: Model, tmp_path: Path) -> None:
     control = made(model, tmp_path)
-    without = {language: Vectors(one.directions, one.signs) for language, one in control.vectors.items()}
+    without = {language: ConceptVectors(one.directions, one.signs) for language, one in control.vectors.items()}
     with pytest.raises(UserError, match="--strength-unit raw"):
         dataclasses.replace(control, vectors=without)
     dataclasses.replace(control, vectors=without, settings=ControlSettings([1], strength_unit="raw"))

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from repe.control.generation import Decoding, generate, next_token_log_probs, prompt_batches, reply_losses, reply_texts
 from repe.control.prompts import Prompt
 from repe.errors import UserError
-from repe.models import verification
+from repe.models.source import check_causal
 
 CAUSAL = ("llama", "qwen2", "bloom", "gpt_neox", "gpt2", "gemma2")
 ROWS = [[1, 5, 9, 70, 33], [1, 40], [1, 7, 19, 90, 8, 12, 6]]
@@ -127,11 +127,11 @@ def test_logits_that_are_not_finite_are_an_error(model_folders: dict[str, Path])
 
 
 def test_a_model_that_reads_both_ways_or_has_no_head_is_refused(model_folders: dict[str, Path], tmp_path: Path) -> None:
-    verification.check_causal(load_causal(model_folders["bloom"]))
-    with pytest.raises(UserError, match=r"no head to generate with|both directions"):
-        verification.check_causal(load_causal(model_folders["bert"]))
+    check_causal(load_causal(model_folders["bloom"]))
+    with pytest.raises(UserError, match=r"no vocabulary head|both directions"):
+        check_causal(load_causal(model_folders["bert"]))
     lm = AutoModelForCausalLM.from_pretrained(model_folders["llama"])
     lm.model.save_pretrained(tmp_path / "trunk")
     load_causal(model_folders["llama"]).tokenizer.save_pretrained(tmp_path / "trunk")
-    with pytest.raises(UserError, match="no head to generate with"):
+    with pytest.raises(UserError, match="no vocabulary head"):
         load_causal(tmp_path / "trunk")

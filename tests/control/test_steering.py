@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import LAYERS, load
-from repe.models.loading import find_blocks
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from repe.control.steering import block_hooks, parse_layers, steer, steered, unit_directions
+from repe.control.steering import block_hooks, parse_layers, steer, steered
 from repe.errors import UserError
-from repe.results.vector_file import Vectors
+from repe.models.model import find_blocks
+from repe.vectors.concept_vectors import ConceptVectors
 
 CAUSAL = ("llama", "qwen2", "bloom", "gpt_neox", "gpt2", "mistral", "qwen3", "gemma2", "gemma3")
 PROMPTS = [[5, 9, 70, 33, 12, 8], [40, 41], [7, 7, 19, 90]]
@@ -194,7 +194,9 @@ def test_half_precision_keeps_its_type_and_large_states_stay_finite(
 
 
 def hooks(lm: nn.Module) -> int:
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in lm.modules())
+    """Number of hooks, without those that Transformers leaves behind after `output_hidden_states=True`."""
+    found = [hook for module in lm.modules() for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks)]
+    return sum("output_captur" not in str(hook) for hook in found)
 
 
 def test_hooks_are_always_removed(lms: dict[str, nn.Module]) -> None:
@@ -215,14 +217,14 @@ def test_hooks_are_always_removed(lms: dict[str, nn.Module]) -> None:
     assert hooks(lm) == 0
 
 
-def concept_vectors(**details: object) -> Vectors:
+def concept_vectors(**details: object) -> ConceptVectors:
     drawn = np.random.default_rng(0).standard_normal((LAYERS, 1, HIDDEN)).astype(np.float32)
-    return Vectors(drawn, np.array([[1], [-1], [1]], dtype=np.int8), details)
+    return ConceptVectors(drawn, np.array([[1], [-1], [1]], dtype=np.int8), **details)
 
 
 def test_steer_adds_strength_times_mean_norm_times_the_signed_unit_vector(model_folders: dict[str, Path]) -> None:
     model = load(model_folders["llama"], with_head=True)
-    own = concept_vectors(mean_norm=torch.tensor([5.0, 6.0, 7.0]))
+    own = concept_vectors(mean_norm=np.array([5.0, 6.0, 7.0], dtype=np.float32))
     a = 3.0 * 6.0 * -1 * torch.from_numpy(own.directions[1, 0]) / float(np.linalg.norm(own.directions[1, 0]))
     with torch.no_grad():
         with steered(model.lm, model.blocks, {2: a}):
@@ -240,7 +242,7 @@ def test_steer_refuses_vectors_that_do_not_fit(model_folders: dict[str, Path]) -
     with pytest.raises(UserError, match="mean norms"), steer(model, concept_vectors(), [2]):
         pass
     with pytest.raises(UserError, match="another model"):
-        steer(load(model_folders["llama"]), Vectors(np.ones((2, 1, HIDDEN)), np.ones((2, 1))), [1], unit="raw")
+        steer(load(model_folders["llama"]), ConceptVectors(np.ones((2, 1, HIDDEN)), np.ones((2, 1))), [1], unit="raw")
 
 
 def test_block_hooks_replace_states_or_leave_them(model_folders: dict[str, Path]) -> None:
@@ -267,8 +269,8 @@ def test_block_hooks_replace_states_or_leave_them(model_folders: dict[str, Path]
 
 def test_directions_have_unit_length_and_point_to_the_positive_side() -> None:
     directions = np.array([[[3.0, 4.0]], [[0.0, -2.0]]], dtype=np.float32)
-    unit = unit_directions(directions, np.array([[1], [-1]], dtype=np.int8))
-    torch.testing.assert_close(unit, torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
+    unit = ConceptVectors(directions, np.array([[1], [-1]], dtype=np.int8)).unit_vectors
+    np.testing.assert_allclose(unit, [[0.6, 0.8], [0.0, 1.0]], rtol=1e-6)
 
 
 def test_layers_by_number_and_by_relative_depth() -> None:

@@ -1,8 +1,9 @@
-"""Result files: what is written comes back, nothing is mixed, lost or run."""
+"""Result files: content is read back unchanged, results of different settings are not mixed, no code is run."""
 
 import io
 import multiprocessing
 import pickle
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 
 from repe.errors import UserError
 from repe.results.accuracy_file import AccuracyFile
-from repe.results.result_file import Kind, model_folder
+from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
+from repe.runs.arguments import results_folder
 
 LAYERS, HIDDEN = 3, 8
 META: dict[str, Any] = {
@@ -62,7 +64,7 @@ def accuracy_rows(source: str, target: str, right: list[int]) -> dict[str, Any]:
     }
 
 
-def test_vectors_come_back_with_plain_torch_load(tmp_path: Path) -> None:
+def test_vectors_can_be_read_with_torch_load(tmp_path: Path) -> None:
     add(tmp_path, "fr", 1)
     add(tmp_path, "en", 2)
     content = torch.load(tmp_path / "tiny/morality/reader_dict.pt", weights_only=True)
@@ -76,10 +78,10 @@ def test_vectors_come_back_with_plain_torch_load(tmp_path: Path) -> None:
     vectors = vector_file(tmp_path).vectors["en"]
     assert np.array_equal(vectors.directions, entry(2)["directions"].numpy())
     assert vectors.signs.tolist() == [[1], [-1], [1]]
-    assert vectors.details["train_pairs"] == 12
+    assert vectors.train_pairs == 12
 
 
-def test_bytes_depend_on_content_alone(tmp_path: Path) -> None:
+def test_bytes_depend_on_the_content_only(tmp_path: Path) -> None:
     for folder, order in (("a", ("en", "fr", "xx")), ("b", ("xx", "fr", "en"))):
         for language in order:
             add(tmp_path / folder, language, ord(language[0]))
@@ -87,7 +89,7 @@ def test_bytes_depend_on_content_alone(tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_an_entry_is_replaced_whole(tmp_path: Path) -> None:
+def test_an_entry_is_replaced_as_a_whole(tmp_path: Path) -> None:
     add(tmp_path, "en", 1)
     shorter = {name: value for name, value in entry(2).items() if name != "mean_norm"}
     vector_file(tmp_path).add(META, LAYERS, {"languages": {"en": shorter}})
@@ -111,7 +113,7 @@ def test_accuracies_are_merged_by_source_and_target(tmp_path: Path) -> None:
     assert file.untried("fr", ["en", "fr"]) == []
 
 
-def test_accuracies_of_changed_inputs_go_when_a_part_is_redone(tmp_path: Path) -> None:
+def test_accuracies_of_changed_inputs_are_dropped_when_a_part_is_redone(tmp_path: Path) -> None:
     file = AccuracyFile(tmp_path, "tiny", "morality", Kind())
     inputs = {"data": {"en": "1", "fr": "1"}, "vectors": {"en": "1", "fr": "1"}}
     for source in ("en", "fr"):
@@ -129,7 +131,7 @@ def test_accuracies_of_changed_inputs_go_when_a_part_is_redone(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("name", "value"), [("weights", "xyz"), ("template", "Q: {input}"), ("dtype", "float16")])
-def test_results_of_other_settings_are_not_mixed_in(name: str, value: str, tmp_path: Path) -> None:
+def test_results_of_other_settings_are_not_added(name: str, value: str, tmp_path: Path) -> None:
     add(tmp_path, "en")
     before = (tmp_path / "tiny/morality/reader_dict.pt").read_bytes()
     with pytest.raises(
@@ -141,7 +143,7 @@ def test_results_of_other_settings_are_not_mixed_in(name: str, value: str, tmp_p
     assert list(vector_file(tmp_path).vectors) == ["fr"]
 
 
-def test_other_versions_are_recorded_but_no_reason_to_refuse(tmp_path: Path) -> None:
+def test_other_versions_are_recorded_and_accepted(tmp_path: Path) -> None:
     add(tmp_path, "en")
     add(tmp_path, "fr", meta={"versions": {"torch": "3"}})
     assert vector_file(tmp_path).meta["versions"] == {"torch": "3"}
@@ -151,7 +153,7 @@ def test_changed_inputs_are_named(tmp_path: Path) -> None:
     add(tmp_path, "en")
     file = vector_file(tmp_path)
     file.check_inputs("data", {"en": "digest en", "fr": "anything"})
-    with pytest.raises(UserError, match="holds results for en from other data than are there now"):
+    with pytest.raises(UserError, match="holds results for en from other data than the current ones"):
         file.check_inputs("data", {"en": "changed"})
 
 
@@ -193,8 +195,9 @@ def test_damaged_and_hostile_files_are_refused_and_left_alone(tmp_path: Path) ->
     ]
     for raw in wrong:
         path.write_bytes(raw)
-        with pytest.raises(UserError, match=r"reader_dict\.pt is damaged \(.+\): delete it and run the stage again"):
+        with pytest.raises(UserError, match=r"reader_dict\.pt is damaged \(.+\): delete it and run") as raised:
             _ = vector_file(tmp_path).vectors
+        assert f"({raised.value.reason})" in str(raised.value)
         with pytest.raises(UserError, match="is damaged"):
             add(tmp_path, "fr")
         assert path.read_bytes() == raw
@@ -209,7 +212,7 @@ def test_a_later_format_is_named(tmp_path: Path) -> None:
         _ = vector_file(tmp_path).vectors
 
 
-def test_an_error_while_writing_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+def test_an_error_while_writing_leaves_the_old_file_and_no_temporary_file(tmp_path: Path) -> None:
     add(tmp_path, "en")
     folder = tmp_path / "tiny/morality"
     before = (folder / "reader_dict.pt").read_bytes()
@@ -245,19 +248,20 @@ def test_two_processes_on_one_file_lose_nothing(tmp_path: Path) -> None:
         (Kind("random", True), "random_random_direction_acc.pt"),
     ],
 )
-def test_methods_and_random_labels_have_files_of_their_own(kind: Kind, name: str) -> None:
+def test_methods_and_random_labels_have_their_own_files(kind: Kind, name: str) -> None:
     assert kind.file_name("acc") == name
 
 
 @pytest.mark.parametrize(
     ("split", "name"), [(0.8, "tiny"), (0.4, "tiny-0.4"), (100.0, "tiny-100.0"), (0.9, "tiny-0.9")]
 )
-def test_other_splits_have_folders_of_their_own(split: float, name: str) -> None:
-    assert model_folder("tiny", split) == name
-    assert model_folder("tiny", split, "item") == f"{name}-item"
+def test_other_splits_have_their_own_folders(split: float, name: str) -> None:
+    for split_by, suffix in (("pair", ""), ("item", "-item")):
+        args = Namespace(res_dir=Path("res"), split=split, split_by=split_by)
+        assert results_folder(args, "tiny") == Path("res") / f"{name}{suffix}"
 
 
-def test_the_family_comes_from_the_file_else_from_the_name(tmp_path: Path) -> None:
+def test_the_family_is_the_files_or_follows_from_the_name(tmp_path: Path) -> None:
     assert VectorFile(tmp_path, "bloomz-7B1", "morality", Kind()).family().name == "bloomz"
     add(tmp_path, "en", meta={"family": "qwen"})
     assert vector_file(tmp_path).family().name == "qwen"

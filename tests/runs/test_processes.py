@@ -15,8 +15,7 @@ from conftest import ROOT, Ended
 from stress.forked_process import ForkedProcess, signal_at_step
 
 from repe.errors import UserError
-from repe.models import loading as models
-from repe.runs import processes
+from repe.runs import processes, stage
 
 Script = Callable[..., Ended]
 Team = Callable[..., list[Ended]]
@@ -88,20 +87,18 @@ def test_without_a_launcher_there_is_one_process_and_nothing_is_set_up(
 ) -> None:
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")  # as in an allocation whose processes were not started
-    assert (processes.count(), processes.rank(), processes.local_rank()) == (1, 0, 0)
+    assert (processes.count(), processes.rank()) == (1, 0)
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: pytest.fail("it was set up"))
     for name in STAGES:
         assert script(name, *options, "--res-dir", tmp_path / "res").status == 0
 
 
-@pytest.mark.parametrize("more", [(), ("--stream",)])
 def test_two_processes_write_the_bytes_that_one_writes(
-    script: Script, team: Team, options: list[object], tmp_path: Path, more: tuple[str, ...]
+    script: Script, team: Team, options: list[object], tmp_path: Path
 ) -> None:
     for name in STAGES:
-        own = more if name == "collect_vector" else ()
-        alone = script(name, *options, *own, "--res-dir", tmp_path / "one")
-        main, other = team(name, *options, *own, "--res-dir", tmp_path / "two")
+        alone = script(name, *options, "--res-dir", tmp_path / "one")
+        main, other = team(name, *options, "--res-dir", tmp_path / "two")
         assert (main.status, other.status, other.out, other.err) == (0, 0, "", "")
         assert main.out == alone.out.replace("/one/", "/two/")
         assert "process 1 of 2" in main.err
@@ -116,16 +113,16 @@ def test_each_process_computes_its_part_and_no_more(team: Team, options: list[ob
     seen = tmp_path / "seen"
 
     def note(rank: int) -> None:
-        from repe.vectors import collection
+        from repe.results.vector_file import VectorFile
 
-        collect = collection.collect
+        save = VectorFile.save
 
-        def noted(states_of, split, concept, language, args):  # type: ignore[no-untyped-def]
-            with seen.open("a") as file:
-                file.write(f"{rank} {concept} {language}\n")
-            return collect(states_of, split, concept, language, args)
+        def noted(file: VectorFile, language: str, *rest: object) -> object:
+            with seen.open("a") as lines:
+                lines.write(f"{rank} {file.concept} {language}\n")
+            return save(file, language, *rest)
 
-        collection.collect = noted
+        VectorFile.save = noted
 
     assert [one.status for one in team("collect_vector", *options, "--res-dir", tmp_path, first=note)] == [0, 0]
     ran = [line.split(" ", 1) for line in seen.read_text().splitlines()]
@@ -152,16 +149,16 @@ def test_what_all_would_find_wrong_is_said_once(
 
 def test_what_one_finds_wrong_in_its_part_ends_all(team: Team, options: list[object], tmp_path: Path) -> None:
     def fail(rank: int) -> None:
-        from repe.vectors import collection
+        from repe.vectors import concept_vectors
 
-        def refuse(*_: object) -> None:
-            raise UserError("a fault of the second process: mend it")
+        def refuse(*_: object, **__: object) -> None:
+            raise UserError("a fault of the second process: fix it")
 
-        collection.collect = refuse if rank else collection.collect
+        concept_vectors.collect = refuse if rank else concept_vectors.collect
 
     main, other = team("collect_vector", *options, "--res-dir", tmp_path, first=fail)
     assert (main.status, other.status) == (2, 2)
-    assert other.err == "\nerror: a fault of the second process: mend it\n"
+    assert other.err == "\nerror: a fault of the second process: fix it\n"
     assert "error: another process ended before its part was done" in main.err
     assert "wrote" not in main.out
     finished, again = results(tmp_path), team("collect_vector", *options, "--res-dir", tmp_path)
@@ -188,15 +185,20 @@ def test_an_interrupt_ends_all_and_the_same_command_goes_on(
 def test_each_process_has_a_gpu_of_its_own(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert models.pick_device(asked) == torch.device("cuda")
+
+    def device(name: str) -> torch.device:
+        parser = importlib.import_module("collect_vector").parser()
+        return stage.model_source(parser.parse_args(["--model-path", "x", "--device", name])).device
+
+    assert device(asked) == torch.device("cuda")
     for rank in range(2):
         as_one_of(monkeypatch, rank, 3)
-        assert models.pick_device(asked) == torch.device("cuda", rank)
-        assert models.pick_device("cuda:1") == torch.device("cuda", 1)
-        assert models.pick_device("cpu") == torch.device("cpu")
+        assert device(asked) == torch.device("cuda", rank)
+        assert device("cuda:1") == torch.device("cuda", 1)
+        assert device("cpu") == torch.device("cpu")
     as_one_of(monkeypatch, 2, 3)
     with pytest.raises(UserError, match="start at most 2 here"):
-        models.pick_device(asked)
+        device(asked)
 
 
 @pytest.mark.parametrize("name", ["recognize_concept", "consistency_analysis", "transferability_analysis"])
@@ -210,7 +212,8 @@ def test_comparisons_are_not_divided(name: str, script: Script, monkeypatch: pyt
 def test_accelerate_needs_no_config_file_to_start_several(tmp_path: Path) -> None:
     said = tmp_path / "said.py"
     said.write_text(
-        "from repe import processes\nprint([processes.rank(), processes.local_rank(), processes.count()])\n"
+        "import os\nfrom repe.runs import processes\n"
+        "print([processes.rank(), int(os.environ['LOCAL_RANK']), processes.count()])\n"
     )
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", str(said)]
     free = os.environ | {"HOME": str(tmp_path), "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}

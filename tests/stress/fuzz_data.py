@@ -64,16 +64,16 @@ def fuzz_data(folder: Path, count: int) -> Outcome:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(raw)
         try:
-            pairs = read_pairs(folder / "fuzz", concept, "en").pairs
+            pairs = read_pairs(path)
         except UserError as error:
             assert path.name in str(error)
             return "refused"
         assert len(pairs) > 1
-        for text in (text for pair in pairs for text in (pair.positive, pair.negative)):
+        for text in (text for pair in pairs for text in (pair.pos, pair.neg)):
             assert isinstance(text, str)
             assert text.strip()
             assert text.encode()
-        assert [(pair.key, pair.positive, pair.negative) for pair in pairs] == simple_pairs(concept, raw)
+        assert [(pair.key, pair.pos, pair.neg) for pair in pairs] == simple_pairs(concept, raw)
         return "read"
 
     return fuzz("fuzzed data files", data_files(), check, count)

@@ -6,7 +6,6 @@ import torch
 from sklearn.decomposition import PCA
 
 from repe.errors import UserError
-from repe.vectors.principal_component import principal_component
 from repe.vectors.readers import ClusterMeanRepReader, PCARepReader, RandomRepReader, signs
 
 LAYERS, PAIRS, HIDDEN = 3, 40, 12
@@ -26,7 +25,7 @@ def labels() -> torch.Tensor:
 
 
 def released_sign(states: np.ndarray, labels: np.ndarray, direction: np.ndarray) -> int:
-    """The sign rule of the fact list, pair by pair."""
+    """The sign rule of the released code, pair by pair."""
     larger = smaller = 0
     for pair, label in zip(states, labels, strict=True):
         projections = [float(state @ direction / np.linalg.norm(direction)) for state in pair]
@@ -57,16 +56,7 @@ def test_pca_is_scikit_learns_first_component(n_difference: int, states: torch.T
         assert reader.direction_signs[layer] == released_sign(state, labels.numpy(), reader.directions[layer][0])
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (3, 200), (200, 3), (64, 64), (300, 500)])
-def test_principal_component_is_exact_for_any_shape(shape: tuple[int, int]) -> None:
-    rows = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) + 5
-    component = principal_component(rows)
-    expected = PCA(1, svd_solver="full").fit(rows.double().numpy()).components_[0]
-    np.testing.assert_allclose(component.numpy(), expected * np.sign(expected[np.abs(expected).argmax()]), atol=2e-6)
-    assert component[component.abs().argmax()] > 0
-
-
-def test_half_precision_states_are_accumulated_in_single() -> None:
+def test_means_of_half_precision_states_are_computed_in_single_precision() -> None:
     generator = torch.Generator().manual_seed(0)
     mean = torch.randn(256, generator=generator) * 10
     offset = torch.randn(256, generator=generator) * 0.05
@@ -89,7 +79,7 @@ def test_the_sign_is_negative_where_positive_texts_project_lower_more_often() ->
     assert signs(tied, torch.tensor([[True, False]] * 3), torch.ones(1, 1)).tolist() == [1]
 
 
-def test_a_random_direction_is_gaussian_and_follows_the_seed(states: torch.Tensor, labels: torch.Tensor) -> None:
+def test_a_random_direction_is_gaussian_and_depends_on_the_seed(states: torch.Tensor, labels: torch.Tensor) -> None:
     first, again, other = (RandomRepReader(seed).fit(states, labels).stacked()[0] for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -98,7 +88,7 @@ def test_a_random_direction_is_gaussian_and_follows_the_seed(states: torch.Tenso
     assert abs(many.std() - 1) < 0.02
 
 
-def test_layers_may_be_numbered_otherwise(states: torch.Tensor, labels: torch.Tensor) -> None:
+def test_layer_numbers_can_be_given(states: torch.Tensor, labels: torch.Tensor) -> None:
     assert list(ClusterMeanRepReader().fit(states, labels, [-1, -2, -3]).directions) == [-1, -2, -3]
 
 
@@ -109,6 +99,6 @@ def test_states_without_a_difference_are_refused(labels: torch.Tensor) -> None:
             reader.fit(same, labels)
 
 
-def test_other_differences_are_refused() -> None:
-    with pytest.raises(ValueError, match="n_difference is 0 or 1, not 2"):
+def test_an_invalid_n_difference_is_refused() -> None:
+    with pytest.raises(ValueError, match="n_difference must be 0 or 1, not 2"):
         PCARepReader(2)

@@ -1,4 +1,4 @@
-"""With a folder of states no text is run twice: other splits, methods and recognition need no model."""
+"""With cached states, each text is run once: other splits, methods and recognition need no model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import build
+from safetensors.torch import load_file, save_file
 
+from repe.models.source import ModelSource
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
-from repe.runs import chosen as selection
 
 Run = Callable[..., Any]
 
@@ -36,12 +37,12 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         def load(_self: object, with_head: bool = False) -> None:
             raise AssertionError("the model was loaded")
 
-        monkeypatch.setattr(selection.ChosenModel, "load", load)
+        monkeypatch.setattr(ModelSource, "load", load)
 
     return forbid
 
 
-def test_after_one_collection_nothing_needs_the_model(
+def test_after_one_collection_the_model_is_not_needed(
     cached: Run, no_model: Callable[[], None], tmp_path: Path
 ) -> None:
     assert cached("collect_vector").status == 0
@@ -53,14 +54,14 @@ def test_after_one_collection_nothing_needs_the_model(
             assert ended.status == 0, ended.err
 
 
-def test_results_are_those_of_a_run_without_a_folder_of_states(cached: Run, tmp_path: Path) -> None:
+def test_results_equal_those_of_a_run_without_cache(cached: Run, tmp_path: Path) -> None:
     for name in ("collect_vector", "recognize_concept"):
         assert cached(name).status == 0
         assert cached(name, states=None, res="plain").status == 0
     for concept in ("morality", "truthfulness"):
-        with_states, plain = (VectorFile(tmp_path / res, "tiny", concept, Kind()) for res in ("res", "plain"))
+        with_cache, plain = (VectorFile(tmp_path / res, "tiny", concept, Kind()) for res in ("res", "plain"))
         for language in ("en", "fr"):
-            found, expected = (torch.from_numpy(file.vectors[language].directions) for file in (with_states, plain))
+            found, expected = (torch.from_numpy(file.vectors[language].directions) for file in (with_cache, plain))
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         found, expected = (AccuracyFile(tmp_path / res, "tiny", concept, Kind()).accuracy for res in ("res", "plain"))
         assert {pair: row.keys() for pair, row in found.items()} == {pair: row.keys() for pair, row in expected.items()}
@@ -69,7 +70,7 @@ def test_results_are_those_of_a_run_without_a_folder_of_states(cached: Run, tmp_
                 torch.testing.assert_close(torch.as_tensor(found[source][target]), torch.as_tensor(values))
 
 
-def test_other_text_another_template_or_model_has_files_of_its_own(cached: Run, tmp_path: Path, data_dir: Path) -> None:
+def test_other_texts_templates_and_models_have_their_own_files(cached: Run, tmp_path: Path, data_dir: Path) -> None:
     assert cached("collect_vector").status == 0
     before = set((tmp_path / "states").iterdir())
     assert cached("collect_vector", "--template", "Q: {input}", res="other").status == 0
@@ -83,7 +84,7 @@ def test_other_text_another_template_or_model_has_files_of_its_own(cached: Run, 
     assert len(set((tmp_path / "states").iterdir()) - before) == 9
 
 
-def test_a_damaged_file_of_states_is_refused_by_name(cached: Run, tmp_path: Path) -> None:
+def test_a_damaged_cache_file_is_refused_by_name(cached: Run, tmp_path: Path) -> None:
     assert cached("collect_vector").status == 0
     path = sorted((tmp_path / "states").iterdir())[0]
     path.write_bytes(path.read_bytes()[:100])
@@ -91,3 +92,12 @@ def test_a_damaged_file_of_states_is_refused_by_name(cached: Run, tmp_path: Path
     assert ended.status == 2
     assert f"{path} is damaged" in ended.err
     assert "delete it" in ended.err
+
+
+def test_a_cache_file_that_lacks_texts_is_refused(cached: Run, tmp_path: Path) -> None:
+    assert cached("collect_vector").status == 0
+    path = sorted((tmp_path / "states").iterdir())[0]
+    save_file({"states": load_file(path)["states"][:, 1:].contiguous()}, path)
+    ended = cached("collect_vector", "--overwrite")
+    assert ended.status == 2
+    assert f"{path} is damaged (" in ended.err

@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""Change the mix of languages, one thing at a time, and see what becomes of the traits and of control.
+
+  python demo/pocket/mix.py                    all variants, three seeds: about an hour and a half on two cores
+  python demo/pocket/mix.py --only llama zh    some variants
+
+Trains models of size M into demo/res/pocket/mix/models, runs stages 1 to 5 on each, and writes demo/pocket/mix.csv (one
+row per model) and demo/pocket/mix.md (means and 95 % intervals over seeds). Existing models and results are kept.
+"""
+
+import argparse
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import pandas as pd
+import torch
+
+from demo.pocket import build_models, run
+from demo.pocket.build_models import KINDS, Recipe
+from demo.pocket.traits import control_effects, interval, traits
+
+DEMO = Path(__file__).parent
+OUT = run.RESULTS / "mix"
+SEEDS = (1, 2, 3)
+SIZE = "M"
+
+
+def swapped(shares: dict[str, float], first: str, second: str) -> dict[str, float]:
+    """`shares` with those of two languages exchanged."""
+    return shares | {first: shares[second], second: shares[first]}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to make models."""
+
+    meaning: str
+    recipe: Recipe
+    source: str
+    """The dominant language, whose vectors steer."""
+
+
+_ENGLISH = KINDS["llama"].shares
+VARIANTS = {
+    "llama": Variant("English dominates", Recipe("llama", SIZE), "en"),
+    "qwen": Variant("Chinese and English dominate", Recipe("qwen", SIZE), "zh"),
+    "bloom": Variant("balanced", Recipe("bloom", SIZE), "en"),
+    "zh": Variant(
+        "English-dominated mix, but Chinese in its place",
+        Recipe("llama", SIZE, shares=swapped(_ENGLISH, "en", "zh")),
+        "zh",
+    ),
+    "unbalanced": Variant(
+        "balanced mix made unbalanced: the shares of llama", Recipe("bloom", SIZE, shares=_ENGLISH), "en"
+    ),
+    "own-words": Variant(
+        "English dominates, no mark is shared: verdicts in each language's own words",
+        Recipe("llama", SIZE, shared_marks=False),
+        "en",
+    ),
+    "translated": Variant(
+        "likewise, but a fifth of the lines are a sentence and its translation",
+        Recipe("llama", SIZE, shared_marks=False, translations=0.2),
+        "en",
+    ),
+}
+
+
+# Columns of demo/pocket/mix.md, and what of demo/pocket/mix.csv they show.
+SHOWN = {
+    "accuracy": lambda rows: rows.accuracy,
+    "accuracy, rich - poor": lambda rows: rows.rich_accuracy,
+    "similarity, rich - poor": lambda rows: rows.rich_similarity,
+    "r, linguistic": lambda rows: rows.linguistic,
+    "transfer, down - up": lambda rows: rows.one_way,
+    "the same, eight": lambda rows: rows.one_way_eight,
+    "still refused, own": lambda rows: rows.released,
+    "taken away, others": lambda rows: rows.random_released - rows.released_others,
+    "brought about, others": lambda rows: rows.refused_others - rows.random_refused,
+}
+
+
+def label_of(name: str, seed: int) -> str:
+    """Results folder of one model."""
+    return f"{name}-{seed}"
+
+
+def train(names: list[str]) -> None:
+    """Train the models that are not there."""
+    recipes = {
+        label_of(name, seed): Recipe(**(vars(VARIANTS[name].recipe) | {"seed": seed}))
+        for name in names
+        for seed in SEEDS
+        if not (OUT / "models" / label_of(name, seed) / "model.safetensors").exists()
+    }
+    if recipes:
+        build_models.build_models(recipes, OUT / "models", "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def measure(names: list[str]) -> pd.DataFrame:
+    """Stages 1 to 5 of each model, and its traits."""
+    place = str(OUT.relative_to(run.ROOT))
+    labels = {label_of(name, seed): name for name in names for seed in SEEDS}
+    run.all_stages(
+        [
+            (label, VARIANTS[name].recipe.kind, f"{place}/models", place, VARIANTS[name].source)
+            for label, name in labels.items()
+        ]
+    )
+    run.compare([*labels], place)
+    rows = []
+    for label, name in labels.items():
+        variant = VARIANTS[name]
+        shares = variant.recipe.shares or KINDS[variant.recipe.kind].shares
+        table = OUT / label / "harmfulness/control" / variant.source / "control.csv"
+        rows.append(
+            {"variant": name, "seed": int(label.rpartition("-")[2])}
+            | traits(OUT / "cross_model", label, shares)
+            | control_effects(table, variant.source)
+        )
+    return pd.DataFrame(rows)
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """Means over seeds with 95 % intervals, a row a variant."""
+    lines = ["| variant | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 1) + "|"]
+    for name, rows in table.groupby("variant", sort=False):
+        cells = []
+        for values in SHOWN.values():
+            mean, low, high = (round(value, 2) + 0.0 for value in interval([*values(rows)]))
+            cells.append(f"{mean:.2f} [{low:.2f}, {high:.2f}]")
+        lines.append(f"| {name}: {VARIANTS[str(name)].meaning} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=[*VARIANTS], help="variants (default: all)")
+    names = parser.parse_args().only
+    train(names)
+    table = measure(names).round(4)
+    table.to_csv(DEMO / "mix.csv", index=False)
+    (DEMO / "mix.md").write_text(as_markdown(table), encoding="utf-8")
+    print(as_markdown(table))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except subprocess.CalledProcessError as error:  # what was wrong has been said
+        sys.exit(error.returncode)

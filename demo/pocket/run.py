@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""The pipeline on the demo's models, as a user would call it: stages 1 to 5, then what came out beside the paper's
+claims.
+
+  python demo/pocket/run.py           one size of each family
+  python demo/pocket/run.py --full    all nine models
+
+Writes to demo/res/pocket. Existing results are kept.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from demo.commands import ROOT, run
+from demo.pocket.traits import control_effects, traits
+
+RESULTS = ROOT / "demo/res/pocket"
+# The family of the paper that each kind stands for, and its dominant language, whose vectors steer.
+KINDS = {"llama": ("llama2", "en"), "qwen": ("qwen", "zh"), "bloom": ("bloomz", "en")}
+SIZES = ("S", "M", "L")
+ONE_SIZE = "M"
+# Vectors are those of the prompt's last token, and of these models they are as long as the states themselves: added
+# there, in the middle layer, with about that length, they change the reply and not the rest.
+CONTROL = (
+    *("--concept", "harmfulness", "--prompts", "demo/pocket/prompts.jsonl", "--layers", "0.5:0.5", "--scope", "last"),
+    *("--strength=-1,-0.5,0,0.5,1", "--strength-unit", "hidden", "--max-new-tokens", "16", "--random-draws", "2"),
+)
+
+
+def all_stages(jobs: list[tuple[str, str, str, str, str]]) -> None:
+    """Stages 1, 2 and 5 of several models, as many at a time as there are processors; the first failure ends it.
+
+    Args:
+        jobs: label, kind, folder of models, folder of results, and the language whose vectors steer.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            recognized = [pool.submit(recognize, *job[:4]) for job in jobs]
+            steered = []
+            for job, one in zip(jobs, recognized, strict=True):
+                one.result()
+                steered.append(pool.submit(control, *job))
+            for one in steered:
+                one.result()
+        except subprocess.CalledProcessError:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def options_of(label: str, kind: str, models: str) -> tuple[str, ...]:
+    """The options that name a model."""
+    return "--model-path", f"{models}/{label}", "--model-label", label, "--model-family", KINDS[kind][0]
+
+
+def recognize(label: str, kind: str, models: str, results: str) -> None:
+    """Stages 1 and 2 of one model."""
+    for script in ("collect_vector.py", "recognize_concept.py"):
+        run(script, *options_of(label, kind, models), "--data-dir", "demo/pocket/data", "--res-dir", results)
+
+
+def control(label: str, kind: str, models: str, results: str, source: str) -> None:
+    """Stage 5 of one model, steered with the vectors of `source`."""
+    named = options_of(label, kind, models)
+    run("control_generation.py", *named, "--res-dir", results, "--source-lang", source, *CONTROL)
+
+
+def compare(labels: list[str], results: str = "demo/res/pocket") -> None:
+    """The analyses of stages 2 to 4, all models together."""
+    for script in ("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py"):
+        run(script, "--res-dir", results, "--cross-model", ",".join(labels))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="all nine models")
+    sizes = SIZES if parser.parse_args().full else (ONE_SIZE,)
+    labels = {f"pocket-{kind}-{size}": kind for kind in KINDS for size in sizes}
+    models, results = "demo/pocket/models", "demo/res/pocket"
+    all_stages([(label, kind, models, results, KINDS[kind][1]) for label, kind in labels.items()])
+    compare([*labels])
+    run("-m", "repe", "report", "--res-dir", "demo/res/pocket")
+    summarize(labels)
+
+
+def summarize(labels: dict[str, str]) -> None:
+    """Say in a few lines what came out, beside what the paper says of large models, and where the figures are."""
+    from demo.pocket.build_models import KINDS as MIXES
+
+    found = {label: traits(RESULTS / "cross_model", label, MIXES[kind].shares) for label, kind in labels.items()}
+    print("\nThe paper says of large models, and these small ones show (one seed; more in demo/pocket/README.md):")
+    print("Rich and poor are the first and the last half of a family's languages in the order of their shares.\n")
+    claims = {
+        "accuracy": "accuracy, mean over languages and concepts (larger models are better)",
+        "rich_accuracy": "accuracy, rich less poor languages (rich ones are better)",
+        "rich_similarity": "similarity among rich less that among poor languages (inconsistent where data are unequal)",
+        "linguistic": "r with linguistic similarity, mean of four distances (distorted where data are unequal)",
+        "one_way": "transfer gain, rich to poor less poor to rich (one-way in unbalanced families)",
+        "one_way_eight": "the same among the balanced family's eight languages (level there)",
+    }
+    for name, claim in claims.items():
+        print(f"  {claim}")
+        print("    " + "  ".join(f"{label} {values[name]:+.3f}" for label, values in found.items()))
+    print("  refusals of harmful requests, not steered -> steered by the dominant language's vector (random direction)")
+    for label, kind in labels.items():
+        source = KINDS[kind][1]
+        one = control_effects(RESULTS / label / "harmfulness/control" / source / "control.csv", source)
+        print(
+            f"    {label}, {source}: {one['unsteered_harmful']:.2f} -> {one['released']:.2f} in {source}, "
+            f"{one['released_others']:.2f} in other languages ({one['random_released']:.2f})"
+        )
+    print(f"\nFigures and tables: {(RESULTS / 'cross_model').relative_to(ROOT)}/")
+    print(f"and {RESULTS.relative_to(ROOT)}/<model>/harmfulness/control/<source>/; all of them on one page:")
+    print(f"{(RESULTS / 'cross_model/report.html').relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except subprocess.CalledProcessError as error:  # what was wrong has been said
+        sys.exit(error.returncode)
