@@ -33,9 +33,9 @@ class Colouring:
     ticks: Sequence[float] = ()
     """Values on the colour bar; round numbers if empty."""
 
-    def __call__(self, values: np.ndarray) -> np.ndarray:
+    def __call__(self, values: np.ndarray | float) -> np.ndarray:
         """RGBA in 0..1, float (..., 4), of values (...)."""
-        return ScalarMappable(self.scale, self.colours).to_rgba(values)
+        return ScalarMappable(self.scale, self.colours).to_rgba(np.asarray(values))
 
 
 def heat_maps(panels: Mapping[str, pd.DataFrame], colouring: Colouring, across: str = "", down: str = "") -> Figure:
