@@ -29,6 +29,10 @@ def main(args: argparse.Namespace) -> None:
 
 def start() -> None:
     parser = options.Parser(__doc__, options.RESULTS)
-    help_text = "folder of the figures, tables and page (default: RES_DIR/cross_model)"
-    parser.add_argument("--out-dir", type=Path, metavar="DIR", help=help_text)
+    parser.add_argument(
+        "--out-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of the figures, tables and page (default: RES_DIR/cross_model)",
+    )
     options.run(main, parser)
