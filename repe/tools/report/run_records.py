@@ -21,8 +21,8 @@ DOWNLOAD = "released download (.pk), which does not record its settings"
 NO_FILES = "no result files in the results folder"
 # Settings of control that the result files do not have.
 STEERING = (
-    *("layers", "operator", "scope", "strength_unit", "calibrated_on", "max_new_tokens", "temperature", "top_p"),
-    *("num_beams", "prompts"),
+    *("layers", "operator", "scope", "strength_unit", "max_new_tokens"),
+    *("temperature", "top_p", "num_beams", "prompts"),
 )
 EXAMPLE_LANGUAGES = 4
 
