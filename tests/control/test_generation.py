@@ -133,5 +133,5 @@ def test_a_model_that_reads_both_ways_or_has_no_head_is_refused(model_folders: d
     lm = AutoModelForCausalLM.from_pretrained(model_folders["llama"])
     lm.model.save_pretrained(tmp_path / "trunk")
     load_causal(model_folders["llama"]).tokenizer.save_pretrained(tmp_path / "trunk")
-    with pytest.raises(UserError, match="no head to generate with"):
+    with pytest.raises(UserError, match="no vocabulary head"):
         load_causal(tmp_path / "trunk")
