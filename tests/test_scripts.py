@@ -225,9 +225,7 @@ def test_a_registry_model_has_the_template_and_label_of_its_row(
     assert (meta["template"], meta["family"]) == ("[INST] {input} [/INST] ", "llama2")
 
 
-def test_analyses_of_one_model_are_written_to_its_results_folder(
-    script: Script, common: list[object], tmp_path: Path
-) -> None:
+def test_analyses_of_one_model_go_to_its_results_folder(script: Script, common: list[object], tmp_path: Path) -> None:
     run_both(script, *common, "--concept", "morality")
     for name in SCRIPTS[2:]:
         assert script(name, *common[:2], *common[4:]).status == 0
@@ -235,7 +233,7 @@ def test_analyses_of_one_model_are_written_to_its_results_folder(
     assert (tmp_path / "res/tiny-llama/figure8_transfer_all.png").exists()
 
 
-def test_with_fewer_than_two_shared_languages_no_layers_figure_is_drawn(
+def test_one_shared_language_is_too_few_for_the_layers_figure(
     script: Script, common: list[object], tmp_path: Path
 ) -> None:
     write_data(Path(str(common[3])), "morality", "sw")
@@ -287,7 +285,7 @@ def test_analyses_run_without_transformers() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_intervals_p_values_and_other_layers_are_added_to_the_papers_tables(
+def test_intervals_and_p_values_are_added_to_the_papers_tables(
     script: Script, common: list[object], tmp_path: Path
 ) -> None:
     """The columns of a run without flags stay as they are."""
@@ -326,10 +324,8 @@ def test_intervals_p_values_and_other_layers_are_added_to_the_papers_tables(
         assert row.selected_accuracy == file.accuracy[row.language][row.language][layer]
     statistics = ["accuracy_low", "accuracy_high", "random_accuracy", "p", "p_holm"]
     assert {*statistics, *(f"selected_{name}" for name in statistics)} <= {*table.columns}
-    assert (
-        "at the layer that is best on validation"
-        in (extended / "table6_recognition_accuracy_validation.tex").read_text()
-    )
+    caption = (extended / "table6_recognition_accuracy_validation.tex").read_text()
+    assert "at the layer that is best on validation" in caption
     table = pd.read_csv(extended / "table1_linguistic_correlation.csv")
     assert {"direct_p", "split_p_holm", "selected_direct", "selected_direct_p_holm"} <= {*table.columns}
     assert "selected_direct_as_released" not in table
@@ -375,7 +371,7 @@ def test_a_split_by_item_has_its_own_folders_and_settings(
     # Results by pair in the folder of results by item.
     ended = script("collect_vector", *options, "--lang", "fr", "--model-label", "tiny-llama-item")
     assert ended.status == 2
-    assert "split_by 'item', now 'pair'" in ended.err
+    assert "split_by was 'item', now 'pair'" in ended.err
 
 
 def test_the_baseline_is_not_compared_with_itself(script: Script, common: list[object], tmp_path: Path) -> None:
