@@ -88,9 +88,7 @@ def test_without_a_launcher_there_is_one_process_without_communication(
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")  # as in an allocation whose processes were not started
     assert (processes.count(), processes.rank()) == (1, 0)
-    monkeypatch.setattr(
-        torch.distributed, "init_process_group", lambda *_, **__: pytest.fail("a process group was set up")
-    )
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: pytest.fail("set up"))
     for name in STAGES:
         assert script(name, *options, "--res-dir", tmp_path / "res").status == 0
 
