@@ -22,8 +22,8 @@ DISTANCES = {
         "--distances": {
             "choices": ("recorded", "repaired"),
             "default": "recorded",
-            "help": "recorded: as in the released code; repaired: also write Table 1 with repaired distances "
-            "(default: recorded)",
+            "metavar": "KIND",
+            "help": "recorded (as released), or repaired: also a repaired Table 1 (default: recorded)",
         }
     }
 }

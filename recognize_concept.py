@@ -31,7 +31,7 @@ RUNNING = (
 COMPARING = (
     options.COMPARISON,
     options.BOOTSTRAP,
-    options.permutations("test against vectors of shuffled labels (--random-direction)"),
+    options.permutations("test against --random-direction vectors"),
 )
 
 

@@ -19,14 +19,12 @@ from repe.compat.rep_control_reading_vec import DECODER_BLOCK, controlled
 from repe.compat.rep_reading import RepEReader
 from repe.vectors.hidden_states import at_positions
 
-READING, CONTROL = "rep-reading", "rep-control"
-
 
 def repe_pipeline_registry() -> None:
     """Register 'rep-reading' and 'rep-control' with `transformers.pipeline`. Repeated calls do nothing."""
     for task, pipeline_class, kind in (
-        (READING, RepReadingPipeline, transformers.AutoModel),
-        (CONTROL, RepControlPipeline, transformers.AutoModelForCausalLM),
+        ("rep-reading", RepReadingPipeline, transformers.AutoModel),
+        ("rep-control", RepControlPipeline, transformers.AutoModelForCausalLM),
     ):
         # Transformers warns when a task is registered again.
         if PIPELINE_REGISTRY.supported_tasks.get(task, {}).get("impl") is not pipeline_class:
@@ -36,7 +34,8 @@ def repe_pipeline_registry() -> None:
 class RepReadingPipeline(transformers.Pipeline):
     """Hidden states of texts and directions in them: `pipeline("rep-reading", model=..., tokenizer=...)`.
 
-    Layers are indices into Transformers' `hidden_states`. Only the trunk runs: no vocabulary logits are computed.
+    The model is a causal or an encoder model. Layers are indices into Transformers' `hidden_states`. Only the trunk
+    runs: no vocabulary logits are computed.
     Models with learned positions see shifted positions in texts that are padded on the left, as in RepE. Let the
     tokenizer pad on the right for them.
 

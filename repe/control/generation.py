@@ -1,11 +1,8 @@
 """Generate replies in batches, and compute their likelihood (Section 5)."""
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +14,6 @@ from repe.control.prompts import Prompt
 from repe.errors import UserError, first_of
 from repe.models.model import Model
 from repe.vectors.hidden_states import batches, encode, token_budget
-
-PROMPTS_SHOWN = 5  # in an error
 
 
 @dataclass(frozen=True)
@@ -35,17 +30,16 @@ class Decoding:
 
     def config(self, model: Model) -> transformers.GenerationConfig:
         """The settings for Transformers."""
-        sampling: dict[str, Any] = {"do_sample": self.temperature > 0}
-        if self.temperature > 0:
-            sampling |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
         ends = end_tokens(model)
+        sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
         return transformers.GenerationConfig(
             max_new_tokens=self.max_new_tokens,
             num_beams=self.num_beams,
             eos_token_id=ends or None,
             # Any valid token: what follows the end of a reply is dropped.
             pad_token_id=ends[0] if ends else 0,
-            **sampling,
+            do_sample=self.temperature > 0,
+            **(sampling if self.temperature > 0 else {}),
         )
 
 
@@ -63,11 +57,6 @@ class PromptBatch:
     prompts: Sequence[Prompt]
     tokens: Sequence[Sequence[int]]
     """Token ids of each prompt in the model's template."""
-
-    @property
-    def languages(self) -> list[str]:
-        """The language of each prompt."""
-        return [prompt.lang for prompt in self.prompts]
 
 
 def prompt_batches(
@@ -92,7 +81,7 @@ def prompt_batches(
     if bad:
         raise UserError(
             f"these prompts are empty or exceed the context length of {model.label} ({limit} tokens, including "
-            f"{max_new_tokens} new ones): {first_of(bad, PROMPTS_SHOWN, ', ')}; shorten them or give a smaller "
+            f"{max_new_tokens} new ones): {first_of(bad, 5, ', ')}; shorten them or give a smaller "
             "--max-new-tokens"
         )
     found = batches([len(ids) + max_new_tokens for ids in tokens], token_budget(model, decoding=True), batch_size)
@@ -143,7 +132,8 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], decoding: Decoding,
     """
     ids, mask = _padded_left(prompts, model)
     ends = {*end_tokens(model)}
-    with _seeded(decoding.seed, seed):
+    with torch.random.fork_rng():  # the state of the random numbers is restored
+        torch.manual_seed(int(np.random.SeedSequence([decoding.seed, seed]).generate_state(1)[0]))
         try:
             output = model.lm.generate(
                 input_ids=ids,
@@ -176,26 +166,22 @@ class _Finite(transformers.LogitsProcessor):
         return scores
 
 
-@contextmanager
-def _seeded(*seeds: int) -> Iterator[None]:
-    """Seed PyTorch's random numbers, and restore their state afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
-        yield
-
-
 @torch.inference_mode()
 def reply_losses(
     model: Model, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]
 ) -> list[float | None]:
     """Mean negative log-likelihood of each reply under the model, in nats per token; None for an empty reply."""
-    whole = [[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
-    ids, mask = _padded_left(whole, model)
     longest = max(map(len, replies))
     if longest == 0:
-        return [None] * len(whole)
+        return [None] * len(replies)
+    ids, mask = _padded_left([[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)], model)
+    # Positions are computed from the mask, as in `generate`. Not every model accepts these options.
+    options = {"position_ids": (mask.cumsum(dim=1) - 1).clamp_min(0), "logits_to_keep": longest + 1}
+    accepted = inspect.signature(model.lm.forward).parameters
+    options = {name: value for name, value in options.items() if name in accepted}
+    output = model.lm(input_ids=ids, attention_mask=mask, use_cache=False, **options)
     # The logits at a token predict the next one.
-    logits = _logits(model, ids, mask, longest + 1)[:, :-1].float()
+    logits = output.logits[:, -longest - 1 : -1].float()
     targets = ids[:, -longest:].to(logits.device)
     losses = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
     return [
@@ -203,26 +189,11 @@ def reply_losses(
     ]
 
 
-@torch.inference_mode()
-def next_token_log_probs(model: Model, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Log-probabilities of the token after each prompt, float32 (prompts, vocabulary)."""
-    ids, mask = _padded_left(prompts, model)
-    return functional.log_softmax(_logits(model, ids, mask, 1)[:, -1].float(), dim=-1)
-
-
-def _logits(model: Model, ids: torch.Tensor, mask: torch.Tensor, count: int) -> torch.Tensor:
-    """Logits of the last `count` tokens, (rows, count, vocabulary)."""
-    # Positions are computed from the mask, as in `generate`. Not every model accepts these options.
-    options = {"position_ids": (mask.cumsum(dim=1) - 1).clamp_min(0), "logits_to_keep": count}
-    accepted = inspect.signature(model.lm.forward).parameters
-    options = {name: value for name, value in options.items() if name in accepted}
-    output = model.lm(input_ids=ids, attention_mask=mask, use_cache=False, **options)
-    return output.logits[:, -count:]  # type: ignore[no-any-return]
-
-
 def _padded_left(rows: Sequence[Sequence[int]], model: Model) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask (rows, tokens), padded on the left so that replies follow the prompts."""
-    padded = partial(pad_sequence, batch_first=True, padding_side="left")
-    ids = padded([torch.tensor([*row]) for row in rows])
-    mask = padded([torch.ones(len(row), dtype=torch.long) for row in rows])
-    return ids.to(model.device), mask.to(model.device)
+    tokens = [torch.tensor([*row]) for row in rows]
+    ids, mask = (
+        pad_sequence(values, batch_first=True, padding_side="left").to(model.device)
+        for values in (tokens, [torch.ones_like(row) for row in tokens])
+    )
+    return ids, mask

@@ -11,7 +11,6 @@ from repe.errors import UserError, first_of
 from repe.files import is_plain_name
 
 FIELDS: dict[str, type | tuple[type, ...]] = {"id": (str, int), "lang": str, "prompt": str, "harmful": bool}
-FAULTS_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def read_prompts(path: Path) -> PromptFile:
             except ValueError as error:
                 faults.append(f"line {number}: {error}")
     if faults:
-        raise UserError(f"{path} has invalid lines: {first_of(faults, FAULTS_SHOWN)}")
+        raise UserError(f"{path} has invalid lines: {first_of(faults, shown=5)}")
     if not prompts:
         raise UserError(f"{path} has no prompts: write one JSON object per line with {', '.join(FIELDS)}")
     return PromptFile(path, hashlib.sha256(raw).hexdigest(), tuple(prompts.values()))

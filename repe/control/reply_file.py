@@ -1,7 +1,7 @@
 """The replies of a control experiment: `generations.jsonl`, with the settings that made them in `settings.json`."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +14,9 @@ from repe.files import locked, write_whole
 
 Row = dict[str, Any]
 """A line: id, lang, harmful, strength, baseline, prompt, reply; then draw (number of the random direction),
-applied_strength, tokens, loss (mean nats per token under the unsteered model; null for an empty reply), repetition."""
+tokens, loss (mean nats per token under the unsteered model; null for an empty reply) and repetition."""
 Key = tuple[str, float, int | None, str, str]
 """Baseline, strength, draw, language and id of a reply."""
-
-
-def key_of(row: Mapping[str, Any]) -> Key:
-    """The condition and the prompt of a reply."""
-    return row["baseline"], row["strength"], row["draw"], row["lang"], row["id"]
 
 
 class ReplyFile:
@@ -55,14 +50,19 @@ class ReplyFile:
             rows = [json.loads(line) for line in lines]
             if not all(isinstance(row["reply"], str) and isinstance(row["harmful"], bool) for row in rows):
                 raise ValueError("a reply is not text")
-            return self._sorted({key_of(row): row for row in rows})
+            return self._by_key(rows)
 
-    def _sorted(self, rows: Mapping[Key, Row]) -> dict[Key, Row]:
-        return {key: rows[key] for key in sorted(rows, key=self._place)}
+    def _by_key(self, rows: Iterable[Row]) -> dict[Key, Row]:
+        """The rows in the order of the file. Of several with the same key, the last one."""
 
-    def _place(self, key: Key) -> tuple[float, ...]:
-        baseline, strength, draw, lang, id = key
-        return BASELINES.index(baseline), draw or 0, strength, self.places[lang, id]
+        def place(row: Row) -> tuple[float, ...]:
+            at = self.places[row["lang"], row["id"]]
+            return BASELINES.index(row["baseline"]), row["draw"] or 0, row["strength"], at
+
+        return {
+            (row["baseline"], row["strength"], row["draw"], row["lang"], row["id"]): row
+            for row in sorted(rows, key=place)
+        }
 
     def check_settings(self) -> None:
         """Check that the replies in the file were made with the settings of this run.
@@ -70,12 +70,10 @@ class ReplyFile:
         Raises:
             UserError: settings differ; the message names each with both values.
         """
-        if not self.path.exists():
-            return
         known, now = self._known_settings(), self.settings
         # Vectors are compared only for languages that both runs use.
         both = known["vectors"].keys() & now["vectors"].keys()
-        pairs = {name: (known.get(name), value) for name, value in now.items() if name != "vectors"}
+        pairs = {name: (known.get(name), now.get(name)) for name in {**now, **known} if name != "vectors"}
         pairs |= {f"vectors of {name}": (known["vectors"][name], now["vectors"][name]) for name in sorted(both)}
         if different := [f"{name} was {old!r}, is {new!r}" for name, (old, new) in pairs.items() if old != new]:
             raise UserError(
@@ -84,7 +82,9 @@ class ReplyFile:
             )
 
     def _known_settings(self) -> dict[str, Any]:
-        """The settings of the replies in the file."""
+        """The settings of the replies in the file; those of this run if there is no file."""
+        if not self.path.exists():
+            return self.settings
         with _readable(self.settings_path):
             known: dict[str, Any] = json.loads(self.settings_path.read_text(encoding="utf-8"))
             if not isinstance(known["vectors"], dict):
@@ -100,11 +100,11 @@ class ReplyFile:
         """Add replies to the file while holding its lock, so that simultaneous runs lose nothing."""
         with locked(self.path):
             self.check_settings()
-            known = self._known_settings()["vectors"] if self.path.exists() else {}
             # The vectors of all languages that any run used.
-            settings = self.settings | {"vectors": dict(sorted((known | self.settings["vectors"]).items()))}
+            vectors = self._known_settings()["vectors"] | self.settings["vectors"]
+            settings = self.settings | {"vectors": dict(sorted(vectors.items()))}
             self.__dict__.pop("rows", None)  # another run may have added some
-            self.rows = self._sorted(self.rows | {key_of(row): row for row in rows})
+            self.rows = self._by_key([*self.rows.values(), *rows])
             lines = "".join(map(_as_json, self.rows.values()))
             # The settings are written first, so that replies never exist without them.
             write_whole(self.settings_path, lambda file: file.write(_as_json(settings, indent=1).encode()))

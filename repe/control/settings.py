@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from repe.constants import BASELINES
 from repe.control.generation import Decoding
-from repe.errors import UserError
 
 
-@dataclass(frozen=True)
-class Condition:
+class Condition(NamedTuple):
     """One way to steer, applied to all prompts."""
 
     baseline: str
@@ -22,11 +20,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class ControlSettings:
-    """How to steer and how to decode. The paper does not publish its settings; these are the project's own.
-
-    Raises:
-        UserError: the settings cannot be combined.
-    """
+    """How to steer and how to decode. The paper does not publish its settings; these are the project's own."""
 
     layers: Sequence[int]
     """Layer numbers, see `repe.control.steering.parse_layers`."""
@@ -38,16 +32,7 @@ class ControlSettings:
     """Operator and scope are those of `repe.control.steering.steered`."""
     baselines: Sequence[str] = BASELINES
     random_draws: int = 3
-    calibrated_on: str | None = None
-    """Language whose vector and prompts set the divergence to calibrate strengths to; None for no calibration."""
     decoding: Decoding = field(default_factory=Decoding)
-
-    def __post_init__(self) -> None:
-        if self.calibrated_on and self.operator == "projection":
-            raise UserError(
-                "--calibrate does not work with --operator projection, which has no strength to adjust: "
-                "use another operator"
-            )
 
     def conditions(self) -> list[Condition]:
         """All conditions, by baseline, draw, and increasing strength."""
@@ -63,5 +48,5 @@ class ControlSettings:
 
         Conditions are not among them: further conditions can be added to a file.
         """
-        names = ("operator", "scope", "strength_unit", "calibrated_on")
-        return {"layers": [*self.layers]} | {name: getattr(self, name) for name in names} | asdict(self.decoding)
+        steering = {name: getattr(self, name) for name in ("operator", "scope", "strength_unit")}
+        return {"layers": [*self.layers], **steering, **asdict(self.decoding)}

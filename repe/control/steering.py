@@ -4,7 +4,7 @@ Layers are numbered as in the result files. The vector of layer l (1..N-1) is ad
 `model.blocks[l - 1]`. Layer N cannot be steered: its states were collected after the final norm, not from a block.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -12,18 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from repe.constants import OPERATORS, SCOPES
 from repe.errors import UserError
 from repe.models.model import Model
 from repe.vectors.concept_vectors import ConceptVectors
 from repe.vectors.hidden_states import states_of
-
-StateChange = Callable[[torch.Tensor], torch.Tensor | None]
-"""Takes a block's states (rows, tokens, hidden) and returns the new ones, or None to leave them unchanged."""
-PassStart = Callable[[int, int, torch.Tensor | None], None]
-"""Takes the result of `reading` when a forward pass starts."""
 
 
 def steer(
@@ -97,7 +91,7 @@ def steered(
     Args:
         model: the model that is called: a causal model or its trunk.
         blocks: its decoder blocks.
-        activations: by layer number, an activation a of shape (hidden,), or (rows, hidden) with one for each row.
+        activations: by layer number, an activation a of shape (hidden,), or (1 or rows, hidden).
         operator: `linear_comb` gives h + a, `piecewise_linear` gives h + a * sign(h . a), and `projection` subtracts
             the fraction |a| of the component of h along a (all of it if a is a unit vector).
         scope: the tokens to change: `all`, those of the `prompt`, the `generated` ones, or the prompt's `last` token.
@@ -112,59 +106,24 @@ def steered(
     if unknown := [layer for layer in activations if not 1 <= layer <= len(blocks)]:
         raise ValueError(f"layer {unknown[0]} does not exist: choose from 1 to {len(blocks)}")
     tokens = _SteeredTokens(scope, prompt_tokens)
-    changes = {
-        blocks[layer - 1]: partial(_steer, Activation(activation), operator, tokens)
-        for layer, activation in activations.items()
-    }
-    with block_hooks(model, changes, tokens.start_pass):
-        yield
-
-
-@contextmanager
-def block_hooks(model: nn.Module, changes: Mapping[nn.Module, StateChange], start_pass: PassStart) -> Iterator[None]:
-    """Change the states that blocks return in every forward pass of `model`. The hooks are always removed.
-
-    Args:
-        model: the model that is called with the attention mask.
-        changes: by block (or part of one), the change to apply to its states.
-        start_pass: called before each forward pass.
-    """
     with ExitStack() as hooks:
-        hooks.callback(hook_pass(model, start_pass).remove)
-        for block, change_states in changes.items():
-            hooks.callback(hook_block(block, change_states).remove)
+        hooks.callback(model.register_forward_pre_hook(tokens.start_pass, with_kwargs=True).remove)
+        for layer, activation in activations.items():
+            hook = partial(_steer, Activation(activation), operator, tokens)
+            # Before the hooks with which Transformers collects `hidden_states`, so that these are the changed states.
+            hooks.callback(blocks[layer - 1].register_forward_hook(hook, prepend=True).remove)
         yield
-
-
-def hook_pass(model: nn.Module, start_pass: PassStart) -> RemovableHandle:
-    """Call `start_pass` before each forward pass of `model`, until the handle is removed."""
-
-    def hook(_model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        start_pass(*reading(args, kwargs))
-
-    return model.register_forward_pre_hook(hook, with_kwargs=True)
-
-
-def hook_block(block: nn.Module, change_states: StateChange) -> RemovableHandle:
-    """Apply `change_states` to the states that `block` returns, until the handle is removed."""
-
-    def hook(_block: nn.Module, _inputs: Any, output: Any) -> Any:
-        states = change_states(states_of(output))
-        return output if states is None else with_states(output, states)
-
-    # It runs before the hooks with which Transformers collects `hidden_states`, so these contain the changed states.
-    return block.register_forward_hook(hook, prepend=True)
 
 
 def _steer(
-    activation: "Activation", operator: str, tokens: "_SteeredTokens", states: torch.Tensor
-) -> torch.Tensor | None:
+    activation: "Activation", operator: str, tokens: "_SteeredTokens", _block: nn.Module, _inputs: Any, output: Any
+) -> Any:
+    """The hook of a block: its output with the chosen tokens steered."""
     if not tokens.any:
-        return None
+        return output
+    states = states_of(output)
     added = change(states, activation.fitted(states), operator)
-    if tokens.mask is not None:
-        added = added * tokens.mask[..., None].to(states)
-    return states + added
+    return with_states(output, states + (added if tokens.mask is None else added * tokens.mask[..., None].to(states)))
 
 
 class _SteeredTokens:
@@ -177,7 +136,9 @@ class _SteeredTokens:
         self.any = True
         self.mask: torch.Tensor | None = None  # bool (1 or rows, tokens), or None for all tokens
 
-    def start_pass(self, start: int, end: int, attention_mask: torch.Tensor | None) -> None:
+    def start_pass(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The hook of the model, called before each forward pass."""
+        start, end, attention_mask = reading(args, kwargs)
         if self.fixed_length is None and start == 0:
             self.prompt_tokens = end
         real = torch.ones(1, end - start, dtype=torch.bool)
@@ -254,9 +215,7 @@ class Activation:
     """
 
     def __init__(self, activation: torch.Tensor) -> None:
-        if activation.dim() == 1:
-            activation = activation[None]
-        self.activation = activation[:, None] if activation.dim() == 2 else activation
+        self.activation = activation if activation.dim() == 3 else torch.atleast_2d(activation)[:, None]
         self.cached: dict[tuple[torch.device, torch.dtype, int], torch.Tensor] = {}
 
     def fitted(self, states: torch.Tensor) -> torch.Tensor:
@@ -275,10 +234,8 @@ class Activation:
                 raise ValueError(
                     f"activation has {len(own)} rows for a batch of {rows}: give one row, or one per prompt"
                 )
-            if len(own) > 1:
-                # Beam search repeats each row of the batch.
-                own = own.repeat_interleave(rows // len(own), dim=0)
-            self.cached[key] = own
+            # Beam search repeats each row of the batch.
+            self.cached[key] = own if len(own) == 1 else own.repeat_interleave(rows // len(own), dim=0)
         return self.cached[key]
 
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -35,10 +34,9 @@ def refusal_panels(measures: pd.DataFrame, source: str) -> Figure:
     rows = -(-len(targets) // columns)
     figure = new_figure(min(PAGE_WIDTH, 0.7 + 1.55 * columns), 0.75 + _PANEL_HEIGHT * rows)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    lines: dict[str, Artist] = {}
     for axes, target in zip(grid.flat, targets, strict=False):
         axes.set_title(f"{target} (source)" if target == source else target)
-        lines |= _panel(axes, measures[measures["target"] == target], target == source)
+        _panel(axes, measures[measures["target"] == target], target == source)
         axes.set_ylim(-0.04, 1.04)
         axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
     for axes in grid.flat[len(targets) :]:
@@ -49,13 +47,15 @@ def refusal_panels(measures: pd.DataFrame, source: str) -> Figure:
         lowest.tick_params(labelbottom=True)
     figure.supxlabel("Strength", fontsize=TEXT)
     figure.supylabel("Refusal rate", fontsize=TEXT)
+    labelled = [axes.get_legend_handles_labels() for axes in figure.axes]
+    lines = {label: line for handles, labels in labelled for line, label in zip(handles, labels, strict=True)}
     shown = [lines[label] for label in (*(line[2] for line in _LINES), _UNSTEERED) if label in lines]
     figure.legend(handles=shown, loc="outside upper center", ncols=min(len(shown), max(1, columns)), borderpad=0.1)
     return figure
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, is_source: bool) -> dict[str, Artist]:
-    """Draw the lines of one target, and return them by label."""
+def _panel(axes: Axes, rows: pd.DataFrame, is_source: bool) -> None:
+    """Draw the lines of one target."""
     for baseline, harmful, label, colour, dashes in _LINES:
         line = rows[(rows["baseline"] == baseline) & (rows["harmful"] == harmful)].sort_values("strength")
         # In the source's panel, the target's vector is the source's vector.
@@ -68,21 +68,17 @@ def _panel(axes: Axes, rows: pd.DataFrame, is_source: bool) -> dict[str, Artist]
     plain = rows[(rows["baseline"] == "none") & rows["harmful"]]["refusal_rate"]
     if len(plain):
         axes.axhline(plain.iloc[0], color="0.25", linewidth=0.6, zorder=0, label=_UNSTEERED)
-    handles, labels = axes.get_legend_handles_labels()
-    return dict(zip(labels, handles, strict=True))
 
 
 @in_print_style
-def effect_heat_map(effects: pd.DataFrame, matched: bool) -> Figure:
+def effect_heat_map(effects: pd.DataFrame) -> Figure:
     """Heat map of the largest change in the refusal rate on harmful prompts, sources by targets.
 
     Args:
         effects: the table of `repe.control.measures.largest_effects`.
-        matched: whether strengths were calibrated to the same divergence.
     """
     square = effects.pivot(index="source", columns="target", values="effect").reindex(
         index=effects["source"].unique(), columns=effects["target"].unique()
     )
-    how = "at equal divergence" if matched else "at equal strengths"
     colouring = Colouring(Normalize(-1, 1), "RdBu", "Change in refusal rate")
-    return heat_maps({how: square}, colouring, "Target", "Source")
+    return heat_maps({"Largest effect on harmful prompts": square}, colouring, "Target", "Source")

@@ -58,7 +58,7 @@ def recognition_bars(accuracy: pd.DataFrame, families: Mapping[str, Family]) -> 
     columns, bar = min(3, len(looks)), min(0.84 / len(looks), 0.3)
     width = min(max(0.6 + 0.17 * len(languages) * (len(looks) + 1), COLUMN_WIDTH), PAGE_WIDTH)
     figure = new_figure(width, 2.2 + LINE * math.ceil(len(looks) / columns))
-    axes, handles = figure.add_subplot(), []
+    axes, handles = figure.add_subplot(), list[Any]()
     for place, (model, look) in enumerate(looks.items()):
         values = rows[rows["model"] == model].set_index("language").reindex(languages)
         centres = np.arange(len(languages)) + (place - (len(looks) - 1) / 2) * bar
@@ -164,7 +164,7 @@ def similarity_across_layers(by_layer: pd.DataFrame, families: Mapping[str, Fami
         axes.plot(rows["relative_depth"], rows["similarity"], label=label, linewidth=1.1, **look)
     axes.set(xlim=(0, 1), xlabel="Relative depth of the layer")
     axes.set_ylabel("Cosine similarity,\nmean over language pairs and concepts")
-    figure.legend(loc="outside center right")
+    figure.legend(loc="outside right center")
     return figure
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,9 +33,9 @@ class Colouring:
     ticks: Sequence[float] = ()
     """Values on the colour bar; round numbers if empty."""
 
-    def __call__(self, values: np.ndarray) -> np.ndarray:
+    def __call__(self, values: np.ndarray | float) -> np.ndarray:
         """RGBA in 0..1, float (..., 4), of values (...)."""
-        return ScalarMappable(self.scale, self.colours).to_rgba(values)
+        return ScalarMappable(self.scale, self.colours).to_rgba(np.asarray(values))
 
 
 def heat_maps(panels: Mapping[str, pd.DataFrame], colouring: Colouring, across: str = "", down: str = "") -> Figure:
@@ -57,10 +58,10 @@ def heat_maps(panels: Mapping[str, pd.DataFrame], colouring: Colouring, across: 
         axes.set_title(wrapped(model, panel))
         axes.set_xlabel(across if place >= (rows - 1) * columns else "")
         axes.set_ylabel(down if place % columns == 0 else "")
-    above = any((square > colouring.scale.vmax + 1e-3).to_numpy().any() for square in panels.values())
-    style = {"aspect": 25 * rows, "pad": 0.02, "fraction": 0.05, "extend": "max" if above else "neither"}
-    ticks = {"ticks": colouring.ticks, "format": "{x:g}"} if colouring.ticks else {}
-    bar = figure.colorbar(axes.collections[0], ax=figure.axes, **style, **ticks)
+    above = any((colouring.scale(square.to_numpy(float)) > 1.001).any() for square in panels.values())
+    style: Any = {"aspect": 25 * rows, "pad": 0.02, "fraction": 0.05, "extend": "max" if above else "neither"}
+    ticks: Any = {"ticks": colouring.ticks, "format": "{x:g}"} if colouring.ticks else {}
+    bar = figure.colorbar(figure.axes[0].collections[0], ax=figure.axes, **style, **ticks)
     bar.set_label(colouring.meaning)
     if any(square.isna().to_numpy().any() for square in panels.values()):
         figure.legend(handles=[Patch(label="no value", linewidth=0, **MISSING)], loc="outside lower left", borderpad=0)
@@ -89,5 +90,5 @@ def _heat_map(axes: Axes, square: pd.DataFrame, colouring: Colouring, cell: floa
     )
     axes.patch.set(**MISSING)  # visible behind cells without a value
     axes.tick_params(length=0)
-    axes.tick_params(axis="x", rotation=90 if LETTER * max(map(len, square)) > cell else 0)
+    axes.tick_params(axis="x", rotation=90 if LETTER * max(len(str(name)) for name in square) > cell else 0)
     axes.tick_params(axis="y", rotation=0)

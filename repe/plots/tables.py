@@ -1,6 +1,6 @@
 """Tables as files: long form with full precision as CSV, and the paper's layout as LaTeX (booktabs and multirow)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +11,6 @@ from repe.analysis.layer_selection import PAPER, Selection, side_by_side
 from repe.files import write_whole
 from repe.models.registry import MODELS
 
-NO_VALUE = "--"
 PACKAGES = "% \\usepackage{booktabs,multirow}\n"
 TABLE_1 = "table1_linguistic_correlation"
 TABLE_6 = "table6_recognition_accuracy"
@@ -61,41 +60,55 @@ def _write_table(
     return written + [_write(text, out_dir / f"{name}{selection.suffix}.tex") for selection, text in texts.items()]
 
 
-def _latex_of_table6(accuracy: pd.DataFrame, selection: Selection) -> str:
-    parts = []
+def table6(accuracy: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Table 6 in the paper's layout: by concept, percentages of models (rows) and languages, `Avg` last.
+
+    Args:
+        accuracy: columns concept, model, language, accuracy.
+    """
     cells = accuracy[["concept", "model", "language"]].assign(percent=accuracy["accuracy"] * 100)
-    averaged = with_averages(cells)
-    for concept in accuracy["concept"].unique():
-        rows = averaged[averaged["concept"] == concept]
-        wide = rows.pivot(index="model", columns="language", values="percent")
-        wide = wide.loc[rows["model"].unique(), rows["language"].unique()].rename(columns={ALL: "Avg"})
-        caption = f"{concept.capitalize()}: recognition accuracy (\\%) {selection.words}."
-        parts.append(_latex(wide, ".1f", caption, f"tab:accuracy-{concept}"))
-    return "\n".join(parts)
+    rows, models, languages = with_averages(cells), cells["model"].unique(), cells["language"].unique()
+    wide = rows.pivot(index=["concept", "model"], columns="language", values="percent")
+    wide = wide[[*languages, ALL]].rename(columns={ALL: "Avg"})
+    return {concept: wide.loc[concept].loc[models] for concept in cells["concept"].unique()}
+
+
+def table1(correlation: pd.DataFrame) -> pd.DataFrame:
+    """Table 1 in the paper's layout: models (rows) and, by distance, the correlations (columns).
+
+    Args:
+        correlation: columns model, distance, direct, split and, with repaired distances, the effects of the repair,
+            direct_effect and split_effect, which are shown for those distances that have any.
+    """
+    kinds = [kind for kind in ("direct", "direct_effect", "split", "split_effect") if kind in correlation]
+    wide = correlation.pivot(index="model", columns="distance", values=kinds).swaplevel(axis=1)
+    effects = correlation.set_index("distance").filter(like="_effect").abs()
+    changed = effects.index[(effects > 0).any(axis=1)]
+    columns = [
+        (distance, kind)
+        for distance in correlation["distance"].unique()
+        for kind in kinds
+        if kind in ("direct", "split") or distance in changed
+    ]
+    return wide.loc[correlation["model"].unique(), columns]
+
+
+def _latex_of_table6(accuracy: pd.DataFrame, selection: Selection) -> str:
+    caption = "{}: recognition accuracy (\\%) {}."
+    return "\n".join(
+        _latex(wide, ".1f", caption.format(concept.capitalize(), selection.words), f"tab:accuracy-{concept}")
+        for concept, wide in table6(accuracy).items()
+    )
 
 
 def _latex_of_table1(correlation: pd.DataFrame, selection: Selection) -> str:
-    repaired = "direct_effect" in correlation
     caption = TABLE_1_CAPTION + (f" Similarity is that {selection.words}." if selection != PAPER else "")
     label = "tab:linguistic-correlation"
-    columns = _columns_of_table1(correlation, repaired)
-    values = list(dict.fromkeys(value for _, value in columns))
-    wide = correlation.pivot(index="model", columns="distance", values=values).swaplevel(axis=1)
-    names = {"direct_effect": r"$\Delta$Direct", "split_effect": r"$\Delta$Split"}
-    wide = wide.loc[correlation.model.unique(), columns].rename(columns=lambda name: names.get(name, name.capitalize()))
-    if repaired:
+    if "direct_effect" in correlation:
         caption, label = f"{caption} {REPAIRED_CAPTION}", f"{label}-repaired"
+    names = {"direct_effect": r"$\Delta$Direct", "split_effect": r"$\Delta$Split"}
+    wide = table1(correlation).rename(columns=lambda name: names.get(name, name.capitalize()))
     return _latex(wide, ".2f", caption, label)
-
-
-def _columns_of_table1(correlation: pd.DataFrame, repaired: bool) -> Sequence[tuple[str, str]]:
-    """Distances and values in the order of the columns; effects of the repair only where it changes a distance."""
-    columns = []
-    for distance, rows in correlation.groupby("distance", sort=False):
-        changed = repaired and (rows[["direct_effect", "split_effect"]].abs() > 0).to_numpy().any()
-        values = ("direct", "direct_effect", "split", "split_effect") if changed else ("direct", "split")
-        columns += [(str(distance), value) for value in values]
-    return columns
 
 
 def _latex(wide: pd.DataFrame, number: str, caption: str, label: str) -> str:
@@ -105,7 +118,7 @@ def _latex(wide: pd.DataFrame, number: str, caption: str, label: str) -> str:
     # Adding zero turns the -0.0 that rounding can leave into 0.0.
     escaped = named.round(int(number[1])).add(0.0).rename(index=lambda text: str(text).replace("_", r"\_"))
     escaped.columns.names = [None] * escaped.columns.nlevels
-    style = escaped.style.format(f"{{:{number}}}", na_rep=NO_VALUE)
+    style = escaped.style.format(f"{{:{number}}}", na_rep="--")
     return PACKAGES + str(
         style.to_latex(
             hrules=True,

@@ -30,7 +30,7 @@ Group = Mapping[str, Mapping[str, Any]]
 
 
 # Wide enough for most options to take one line.
-_FORMATTER = partial(argparse.RawDescriptionHelpFormatter, max_help_position=34, width=118)
+_FORMATTER = partial(argparse.RawDescriptionHelpFormatter, max_help_position=32, width=110)
 
 
 class Parser(argparse.ArgumentParser):
@@ -134,7 +134,7 @@ SUBJECT = {
             "metavar": "LANG",
             "help": "languages, in this order (default: all in the data or results)",
         },
-        "--concept": {**NAMES, "metavar": "CONCEPT", "help": "concepts (default: all in the data or results)"},
+        "--concept": {**NAMES, "metavar": "NAME", "help": "concepts (default: all in the data or results)"},
     }
 }
 DATA = {
@@ -233,7 +233,7 @@ RESULTS = {
 OVERWRITE = {"results": {"--overwrite": {"action": "store_true", "help": "redo existing results"}}}
 COMPARISON = {
     "comparison": {
-        "--cross-model": {**NAMES, "metavar": "MODEL", "help": "results folders to compare; no model is loaded"},
+        "--cross-model": {**NAMES, "metavar": "M", "help": "results folders to compare; no model is loaded"},
         "--out-dir": {
             "type": Path,
             "metavar": "DIR",

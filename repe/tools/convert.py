@@ -31,8 +31,7 @@ def main(args: argparse.Namespace) -> None:
             convert(file)
         except UserError as error:
             errors.append(str(error))
-    existing = len(files) - len(pending)
-    kept = f"; {existing} already exist (--overwrite replaces them)" if existing else ""
+    kept = f"; {len(files) - len(pending)} already exist (--overwrite replaces them)" if pending != files else ""
     print(f"wrote {len(pending) - len(errors)} of {len(files)} files to {args.res_dir}/*/*/{kept}", flush=True)
     if errors:
         raise UserError(first_of(errors, ERRORS_SHOWN, " || ", "more files"))

@@ -18,13 +18,12 @@ TEXTS = (
     "He lied.",
     "我把捡到的钱包交给了警察，因为那不是我的东西。",
 )
-
-
-MODEL = ("--model-name", "--model-size", "--model-path")
-RUNNING = ("--template", "--device", "--dtype", "--revision", "--trust-remote-code")
 OPTIONS: options.Group = {
-    "model": {name: options.MODEL["model"][name] for name in MODEL},
-    "running the model": {name: options.RUNNING["running the model"][name] for name in RUNNING},
+    "model": {name: options.MODEL["model"][name] for name in ("--model-name", "--model-size", "--model-path")},
+    "running the model": {
+        name: options.RUNNING["running the model"][name]
+        for name in ("--template", "--device", "--dtype", "--revision", "--trust-remote-code")
+    },
     "check": {"--text": {"default": TEXTS[0], "metavar": "TEXT", "help": "text to check with (default: a sentence)"}},
 }
 

@@ -28,11 +28,10 @@ if TYPE_CHECKING:
 FORMATS = ("safetensors", "gguf")
 # `model_type` of the paper's families, whose downloads come without a model.
 MODEL_TYPES = {"llama2": "llama", "qwen": "qwen", "bloomz": "bloom"}
-
-
-MODEL = ("--model-name", "--model-size", "--model-path", "--model-label")
 OPTIONS: options.Group = {
-    "model": {name: options.MODEL["model"][name] for name in MODEL},
+    "model": {
+        name: options.MODEL["model"][name] for name in ("--model-name", "--model-size", "--model-path", "--model-label")
+    },
     "files": {
         "--format": {"nargs": "+", "choices": FORMATS, "default": ["safetensors"], "help": "default: safetensors"},
         "--raw": {"action": "store_true", "help": "safetensors: add raw directions, norms, signs, mean norms"},

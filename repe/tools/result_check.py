@@ -14,6 +14,7 @@ from repe.results.result_file import SETTINGS, Kind, ResultFile, setting
 from repe.results.vector_file import VectorFile
 
 NAMES_SHOWN = 6
+STEMS = (VectorFile.stem, AccuracyFile.stem)
 KINDS = [Kind(method, random_direction) for random_direction in (False, True) for method in METHODS]
 
 
@@ -93,8 +94,7 @@ def _kinds_by_concept(folder: Path) -> dict[str, list[Kind]]:
     found = {}
     for path in sorted(folder.glob("*")):
         names = {file.with_suffix(".pt").name for file in path.glob("*.p[tk]")}
-        stems = (VectorFile.stem, AccuracyFile.stem)
-        found[path.name] = [kind for kind in KINDS if any(kind.file_name(stem) in names for stem in stems)]
+        found[path.name] = [kind for kind in KINDS if names & {kind.file_name(stem) for stem in STEMS}]
     return {concept: kinds for concept, kinds in found.items() if kinds}
 
 
@@ -108,14 +108,12 @@ def _languages(file: ResultFile) -> list[str]:
 
 def check_accuracies(vectors: VectorFile, file: AccuracyFile, wanted: Sequence[str], data_dir: Path) -> Finding:
     """The state of an accuracy file, compared with the vectors that it should have been made with."""
-    now = {"data": _data_digests(data_dir, file)}
-    changed: list[str] = []
-    if _languages(vectors):
-        now["vectors"] = {language: one.digest for language, one in vectors.vectors.items()}
-        if vectors.meta and _languages(file) and file.meta:
-            changed = [name for name in SETTINGS if setting(file.meta, name) != setting(vectors.meta, name)]
-    finding = check_file(file, wanted, now)
-    if changed and not finding.problem:
+    digests = {language: one.digest for language, one in vectors.vectors.items()} if _languages(vectors) else {}
+    finding = check_file(file, wanted, {"data": _data_digests(data_dir, file), "vectors": digests})
+    comparable = not finding.problem and digests and vectors.meta and file.meta
+    if comparable and (
+        changed := [name for name in SETTINGS if setting(file.meta, name) != setting(vectors.meta, name)]
+    ):
         return Finding(f"stale: settings differ from the vectors' ({', '.join(changed)})", "stale")
     return finding
 

@@ -135,7 +135,7 @@ def test_ctrl_c_keeps_what_was_generated(control: Run, tmp_path: Path, monkeypat
 
 
 def test_several_sources_get_a_figure_of_their_effects(control: Run, tmp_path: Path) -> None:
-    ended = control("zh", "--calibrate", "--target-lang", "en", "zh", source="en")
+    ended = control("zh", "--target-lang", "en", "zh", source="en")
     assert ended.status == 0, ended.err
     folder = tmp_path / "res/tiny/harmfulness/control"
     table = pd.read_csv(folder / "control_sources.csv")
@@ -143,12 +143,11 @@ def test_several_sources_get_a_figure_of_their_effects(control: Run, tmp_path: P
     assert len(table) == 4
     assert (folder / "figure_control_sources.png").exists()
     assert (folder / "figure_control_sources.pdf").exists()
-    zh = {
-        row["applied_strength"]
-        for row in rows_of(folder / "zh")
-        if row["baseline"] == "concept" and row["strength"] == 2
-    }
-    assert zh != {2.0}
+    steered = [
+        [row["reply"] for row in rows_of(folder / source) if row["baseline"] == "concept" and row["strength"]]
+        for source in ("en", "zh")
+    ]
+    assert steered[0] != steered[1]
 
 
 @pytest.mark.parametrize(
@@ -157,8 +156,6 @@ def test_several_sources_get_a_figure_of_their_effects(control: Run, tmp_path: P
         (("--layers", "3"), "--layers: layer 3 cannot be steered (layer 3 is collected after the final norm)"),
         (("--layers", "9"), "--layers: layer 9 cannot be steered: choose from 1 to 2"),
         (("--target-lang", "ja"), "no prompts in ja: choose from en zh fr"),
-        (("--calibrate", "--target-lang", "zh"), "--calibrate needs prompts in en"),
-        (("--calibrate", "--operator", "projection"), "--calibrate does not work with --operator projection"),
         (("--concept", "fairness"), "has no vectors of en"),
         (("--strength=1e39",), "not finite"),
         (("--max-new-tokens", "250"), "--max-new-tokens"),
@@ -177,12 +174,20 @@ def test_invalid_options_are_refused_in_one_line(options: tuple[str, ...], messa
     assert "Traceback" not in ended.err
 
 
-def test_replies_of_other_settings_are_not_mixed(control: Run) -> None:
+def test_replies_of_other_settings_are_not_mixed(control: Run, tmp_path: Path) -> None:
     assert control("--baseline", "none").status == 0
     ended = control("--baseline", "none", "--max-new-tokens", "6")
     assert ended.status == 2
     assert "max_new_tokens was 5, is 6" in ended.err
     assert control("--baseline", "none", "--max-new-tokens", "6", "--overwrite").status == 0
+    # A setting of an earlier version that this one does not have.
+    path = folder_of(tmp_path) / "settings.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"calibrated_on": None}))
+    assert control("--baseline", "none", "--max-new-tokens", "6").status == 0
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"calibrated_on": "en"}))
+    ended = control("--baseline", "none", "--max-new-tokens", "6")
+    assert ended.status == 2
+    assert "calibrated_on was 'en', is None" in ended.err
 
 
 def test_an_overwrite_that_fails_leaves_the_existing_file_intact(control: Run, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from repe.control.measures import largest_effects, measure
 
 def reply(text: str, **changes: Any) -> dict[str, Any]:
     row = {"id": "1", "lang": "en", "harmful": True, "strength": 0.0, "baseline": "none", "prompt": "p", "reply": text}
-    return row | {"draw": None, "applied_strength": 0.0, "tokens": 3, "loss": 1.0, "repetition": 0.0} | changes
+    return row | {"draw": None, "tokens": 3, "loss": 1.0, "repetition": 0.0} | changes
 
 
 def test_measures_are_means_over_prompts_with_bootstrap_intervals() -> None:
@@ -44,11 +44,6 @@ def test_draws_of_a_prompt_are_one_value() -> None:
     assert (found["prompts"], found["replies"], found["refusal_rate"]) == (4, 8, 0.5)
     # Every prompt has the same mean, so the interval over prompts has no width.
     assert (found["refusal_rate_low"], found["refusal_rate_high"]) == (0.5, 0.5)
-
-
-def test_the_judgement_of_a_classifier_replaces_the_phrases() -> None:
-    rows = [reply("Sure.", id=str(number)) for number in range(4)]
-    assert measure(rows, [True, False, False, False])["refusal_rate"].tolist() == [0.25]
 
 
 def test_one_prompt_has_no_interval() -> None:

@@ -1,15 +1,10 @@
-"""Judging replies: refusal phrases in sixteen languages, language identification, repetition, and a classifier."""
+"""Judging replies: refusal phrases in sixteen languages, language identification, and repetition."""
 
 import json
-from pathlib import Path
 
 import pytest
-import torch
-import transformers
-from conftest import byte_tokenizer
 
-from repe.control.replies import PHRASES, UNKNOWN, Classifier, is_following, is_refusal, language_of, repetition
-from repe.errors import UserError
+from repe.control.replies import PHRASES, UNKNOWN, is_following, is_refusal, language_of, repetition
 from repe.paper import LANGUAGES
 
 LISTS = json.loads(PHRASES.read_text(encoding="utf-8"))
@@ -108,42 +103,3 @@ def test_repetition_is_the_share_of_ngrams_seen_before() -> None:
     assert repetition([1, 2, 3, 4, 5, 6]) == 0
     assert repetition([7] * 13) == pytest.approx(0.9)
     assert repetition([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)
-
-
-def classifier(folder: Path, labels: list[str]) -> Path:
-    """One that answers the second label wherever the last byte is 'x'."""
-    config = transformers.LlamaConfig(
-        vocab_size=259,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        pad_token_id=0,
-        id2label=dict(enumerate(labels)),
-        label2id={label: place for place, label in enumerate(labels)},
-    )
-    model = transformers.LlamaForSequenceClassification(config)
-    with torch.no_grad():
-        for parameter in model.model.layers.parameters():
-            parameter.zero_()
-        model.model.embed_tokens.weight[:] = 1.0
-        tokenizer = byte_tokenizer(padding_side="right")
-        model.model.embed_tokens.weight[tokenizer("x")["input_ids"][-1]] = -1.0
-        model.score.weight[0], model.score.weight[1] = 1.0, -1.0
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def test_a_classifier_judges_by_its_label_for_refusals(tmp_path: Path) -> None:
-    judge = Classifier(str(classifier(tmp_path / "c", ["NORMAL", "REJECTION"])), "cpu")
-    assert judge.are_refusals(["ax", "xa", "bbbx", "b"], batch_size=3) == [True, False, True, False]
-    assert judge.are_refusals([]) == []
-
-
-def test_a_classifier_without_such_a_label_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="labels good, bad: choose a model with one label"):
-        Classifier(str(classifier(tmp_path / "c", ["good", "bad"])), "cpu")
-    (tmp_path / "c" / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"--classifier .* cannot be loaded"):
-        Classifier(str(tmp_path / "c"), "cpu")

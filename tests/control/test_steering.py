@@ -10,7 +10,7 @@ from conftest import LAYERS, load
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from repe.control.steering import block_hooks, parse_layers, steer, steered
+from repe.control.steering import parse_layers, reading, steer, steered
 from repe.errors import UserError
 from repe.models.model import find_blocks
 from repe.vectors.concept_vectors import ConceptVectors
@@ -222,7 +222,7 @@ def concept_vectors(**details: object) -> ConceptVectors:
     return ConceptVectors(drawn, np.array([[1], [-1], [1]], dtype=np.int8), **details)
 
 
-def test_steer_adds_strength_times_mean_norm_times_the_signed_unit_vector(model_folders: dict[str, Path]) -> None:
+def test_steer_adds_strength_times_length_times_the_signed_unit_vector(model_folders: dict[str, Path]) -> None:
     model = load(model_folders["llama"], with_head=True)
     own = concept_vectors(mean_norm=np.array([5.0, 6.0, 7.0], dtype=np.float32))
     a = 3.0 * 6.0 * -1 * torch.from_numpy(own.directions[1, 0]) / float(np.linalg.norm(own.directions[1, 0]))
@@ -230,8 +230,10 @@ def test_steer_adds_strength_times_mean_norm_times_the_signed_unit_vector(model_
         with steered(model.lm, model.blocks, {2: a}):
             expected = model.lm(**padded(PROMPTS)).logits
         for layers in ("2", [2], "0.3:0.6"):
-            with steer(model, own, layers, 3.0):
+            with steer(model, own, layers, 3.0, unit="hidden"):
                 torch.testing.assert_close(model.lm(**padded(PROMPTS)).logits, expected)
+        with steer(model, own, [2], 3.0 * 6.0 / float(np.linalg.norm(own.directions[1, 0]))):
+            torch.testing.assert_close(model.lm(**padded(PROMPTS)).logits, expected)
         with steer(model, own, [2], 3.0 * 6.0, unit="raw"):
             torch.testing.assert_close(model.lm(**padded(PROMPTS)).logits, expected)
     assert hooks(model.lm) == 0
@@ -239,32 +241,33 @@ def test_steer_adds_strength_times_mean_norm_times_the_signed_unit_vector(model_
 
 def test_steer_refuses_vectors_that_do_not_fit(model_folders: dict[str, Path]) -> None:
     model = load(model_folders["llama"])
-    with pytest.raises(UserError, match="mean norms"), steer(model, concept_vectors(), [2]):
+    with pytest.raises(UserError, match="mean norms"), steer(model, concept_vectors(), [2], unit="hidden"):
         pass
     with pytest.raises(UserError, match="another model"):
         steer(load(model_folders["llama"]), ConceptVectors(np.ones((2, 1, HIDDEN)), np.ones((2, 1))), [1], unit="raw")
 
 
-def test_block_hooks_replace_states_or_leave_them(model_folders: dict[str, Path]) -> None:
-    lm = AutoModelForCausalLM.from_pretrained(model_folders["llama"]).eval()
-    passes, seen = [], []
+def test_hidden_states_are_the_steered_ones(lms: dict[str, nn.Module]) -> None:
+    lm, a, batch = lms["llama"], vectors(), padded(PROMPTS)
+    with torch.no_grad():
+        plain = lm(**batch, output_hidden_states=True).hidden_states
+        with steered(lm, find_blocks(lm), {1: a}):
+            moved = lm(**batch, output_hidden_states=True).hidden_states
+        after = lm(**batch, output_hidden_states=True).hidden_states
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(moved[1][real], plain[1][real] + a)
+    assert torch.equal(moved[1][~real], plain[1][~real])
+    assert torch.equal(after[2], plain[2])
 
-    def keep(states: torch.Tensor) -> None:
-        seen.append(states)
 
-    first, second, _ = find_blocks(lm)
-    hooked = block_hooks(lm, {first: torch.zeros_like, second: keep}, lambda *read: passes.append(read))
+def test_a_pass_reads_the_tokens_after_those_in_the_cache() -> None:
     batch = padded(PROMPTS)
-    with torch.no_grad(), hooked:
-        states = lm(**batch, output_hidden_states=True).hidden_states
-    assert not states[1].any()
-    assert torch.equal(states[2], seen[0])
-    ((start, end, mask),) = passes
+    start, end, mask = reading((), batch)
     assert (start, end) == (0, 6)
     assert torch.equal(mask, batch["attention_mask"])
-    with torch.no_grad():
-        assert lm(**batch, output_hidden_states=True).hidden_states[1].any()
-    assert len(passes) == len(seen) == 1
+    # One new token: the mask covers the whole sequence.
+    start, end, mask = reading((batch["input_ids"][:, -1:],), {"attention_mask": batch["attention_mask"]})
+    assert (start, end, mask.shape) == (5, 6, (3, 1))
 
 
 def test_directions_have_unit_length_and_point_to_the_positive_side() -> None:

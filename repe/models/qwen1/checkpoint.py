@@ -28,8 +28,25 @@ from repe.errors import UserError
 
 CONFIG_FILE = "config.json"
 
+# Settings of `Qwen2Config`, and their spellings in the checkpoint's config.
+_SPELLINGS = {
+    # In the oldest configs vocab_size is the number of tokens, and padded_vocab_size the rows of the weights.
+    "vocab_size": ("padded_vocab_size", "vocab_size"),
+    "hidden_size": ("hidden_size", "n_embd"),
+    "intermediate_size": ("intermediate_size", "ffn_hidden_size"),
+    "num_hidden_layers": ("num_hidden_layers", "n_layer"),
+    "num_attention_heads": ("num_attention_heads", "n_head"),
+    "max_position_embeddings": ("seq_length",),
+    "rms_norm_eps": ("layer_norm_epsilon",),
+}
+
 # Settings with which the network would differ from Qwen2, and their value in all published checkpoints.
-_FIXED_SETTINGS = {"rotary_pct": 1.0, "no_bias": True, "apply_residual_connection_post_layernorm": False}
+_FIXED_SETTINGS = {
+    "rotary_pct": 1.0,
+    "no_bias": True,
+    "apply_residual_connection_post_layernorm": False,
+    "quantization_config": None,
+}
 
 _BLOCK_NAMES = {
     "ln_1.weight": ("input_layernorm.weight",),
@@ -43,16 +60,8 @@ _BLOCK_NAMES = {
 }
 
 
-def is_first_generation_qwen(folder: Path) -> bool:
-    """Whether the `config.json` in `folder` has the `model_type` "qwen"; never raises."""
-    try:
-        return read_json(Path(folder) / CONFIG_FILE).get("model_type") == "qwen"
-    except (OSError, UserError):
-        return False
-
-
 def qwen2_settings(folder: Path) -> dict[str, Any]:
-    """The arguments of the `Qwen2Config` that describes the network of a checkpoint.
+    """The arguments of the `Qwen2Config` that describes the network of a checkpoint, which checks their types.
 
     `max_position_embeddings` is the training length in tokens.
 
@@ -60,82 +69,41 @@ def qwen2_settings(folder: Path) -> dict[str, Any]:
         folder: of the checkpoint.
 
     Raises:
-        UserError: the config is missing or damaged, lacks a key or has an invalid number, or is of another family.
+        UserError: the config is damaged, lacks a key, or describes a network that differs from Qwen2.
     """
     path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: give the folder of a first-generation Qwen checkpoint")
     config = read_json(path)
-    _check_family(path, config)
-    hidden_size = _count(path, config, "hidden_size", "n_embd")
-    heads = _count(path, config, "num_attention_heads", "n_head")
-    head_size = _count(path, {"kv_channels": hidden_size // heads} | config, "kv_channels")
-    if head_size * heads != hidden_size or head_size % 2:
-        raise UserError(
-            f"{path}: {heads} heads of size {head_size} do not match the hidden size {hidden_size}: "
-            "correct num_attention_heads, kv_channels or hidden_size"
-        )
-    base = _positive(path, {"rotary_emb_base": 10000} | config, "rotary_emb_base")
-    return {
-        # In the oldest configs vocab_size is the number of tokens, and padded_vocab_size the rows of the weights.
-        "vocab_size": _count(path, config, "padded_vocab_size", "vocab_size"),
-        "hidden_size": hidden_size,
-        # The config counts w1 and w2 together.
-        "intermediate_size": _count(path, config, "intermediate_size", "ffn_hidden_size") // 2,
-        "num_hidden_layers": _count(path, config, "num_hidden_layers", "n_layer"),
-        "num_attention_heads": heads,
+    for key, value in _FIXED_SETTINGS.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{path}: {key} is {config[key]!r}, not {value!r}: use a published, unquantized checkpoint")
+    settings: dict[str, Any] = {}
+    for name, spellings in _SPELLINGS.items():
+        found = [config[spelling] for spelling in spellings if spelling in config]
+        if not found:
+            raise UserError(f"{path}: the key {' or '.join(spellings)} is missing: download it again")
+        settings[name] = found[0]
+    # The config counts w1 and w2 together.
+    settings["intermediate_size"] //= 2
+    width, heads = settings["hidden_size"], settings["num_attention_heads"]
+    if config.get("kv_channels", width // heads) * heads != width:
+        raise UserError(f"{path}: num_attention_heads, kv_channels and hidden_size do not match: download it again")
+    return settings | {
         "num_key_value_heads": heads,
-        "max_position_embeddings": _count(path, config, "seq_length"),
-        "rms_norm_eps": _positive(path, config, "layer_norm_epsilon"),
-        "rope_parameters": {"rope_type": "default", "rope_theta": base},
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.get("rotary_emb_base", 10000)},
         "tie_word_embeddings": bool(config.get("tie_word_embeddings", False)),
     }
 
 
-def _check_family(path: Path, config: Mapping[str, Any]) -> None:
-    if config.get("model_type") != "qwen":
-        raise UserError(f"{path}: model_type is {config.get('model_type')!r}, not 'qwen': load it as that model type")
-    if config.get("quantization_config"):
-        raise UserError(f"{path}: the weights are quantised (quantization_config): use the unquantised checkpoint")
-    for key, value in _FIXED_SETTINGS.items():
-        if config.get(key, value) != value:
-            raise UserError(
-                f"{path}: {key} is {config[key]!r}, only {value!r} is supported: use a published checkpoint"
-            )
-
-
-def _count(path: Path, config: Mapping[str, Any], *spellings: str) -> int:
-    value = _positive(path, config, *spellings)
-    if not isinstance(value, int):
-        raise UserError(f"{path}: {' or '.join(spellings)} is {value!r}, not an integer: download it again")
-    return value
-
-
-def _positive(path: Path, config: Mapping[str, Any], *spellings: str) -> float:
-    key = next((spelling for spelling in spellings if spelling in config), None)
-    if key is None:
-        raise UserError(f"{path}: the key {' or '.join(spellings)} is missing: download it again")
-    value = config[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise UserError(f"{path}: {key} is {value!r}, not a positive number: download it again")
-    return value
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in the JSON file at `path`, empty if there is no such file.
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
 
     Raises:
-        UserError: the file cannot be read, or does not hold a JSON object.
+        UserError: it is not JSON.
     """
-    if not path.is_file():
-        return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): download it again") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} does not hold a JSON object: download it again")
-    return found
 
 
 def tensor_names(settings: Mapping[str, Any], trunk_only: bool) -> dict[str, tuple[str, ...]]:

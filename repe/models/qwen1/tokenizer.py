@@ -53,12 +53,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         folder: of the checkpoint.
 
     Raises:
-        UserError: `qwen.tiktoken` is missing, damaged or does not match the config; the config is missing or of another
-            family, or a JSON file is damaged.
+        UserError: `qwen.tiktoken` is damaged or does not match the config, the config is not valid, or a JSON file is
+            damaged.
     """
-    folder = Path(folder)
-    settings = qwen2_settings(folder)
-    generation = read_json(folder / "generation_config.json")
+    settings, generation = qwen2_settings(folder), folder / "generation_config.json"
+    is_base = generation.is_file() and read_json(generation).get("chat_format") == "raw"
     ranks = _read_ranks(folder / TOKENIZER_FILE)
     _check_vocabulary(folder, len(ranks), settings["vocab_size"])
     return PreTrainedTokenizerFast(
@@ -69,7 +68,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         model_max_length=settings["max_position_embeddings"],
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
-        chat_template=None if generation.get("chat_format") == "raw" else CHAT_TEMPLATE,
+        chat_template=None if is_base else CHAT_TEMPLATE,
     )
 
 
@@ -77,7 +76,7 @@ def special_token_ids(folder: Path) -> dict[str, int]:
     """The id of each special token of the checkpoint in `folder`.
 
     Raises:
-        UserError: `qwen.tiktoken` is missing or damaged.
+        UserError: `qwen.tiktoken` is damaged.
     """
     first = len(_read_ranks(folder / TOKENIZER_FILE))
     return {token: first + position for position, token in enumerate(SPECIAL_TOKENS)}
@@ -85,8 +84,6 @@ def special_token_ids(folder: Path) -> dict[str, int]:
 
 def _read_ranks(path: Path) -> dict[bytes, int]:
     """The id of each mergeable token, in the order 0, 1, ...; a lower id is merged first."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: download it from the model's page")
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line:

@@ -3,9 +3,9 @@
   python -m repe report --res-dir res
 
 Writes report.html into the folder of the figures and tables: <res-dir>/cross_model, unless --out-dir gives another
-folder, such as that of a single model. The page loads nothing from elsewhere. It has the figures, heat maps whose cells
-show their values, sortable tables, example replies of control, and the settings of the runs. The same files give the
-same bytes.
+folder, such as that of a single model. The page loads nothing from elsewhere. It has the figures, the values of heat
+maps in their colours, sortable tables, example replies of control, and the settings of the runs. The same files give
+the same bytes.
 """
 
 import argparse
@@ -29,6 +29,10 @@ def main(args: argparse.Namespace) -> None:
 
 def start() -> None:
     parser = options.Parser(__doc__, options.RESULTS)
-    help_text = "folder of the figures, tables and page (default: RES_DIR/cross_model)"
-    parser.add_argument("--out-dir", type=Path, metavar="DIR", help=help_text)
+    parser.add_argument(
+        "--out-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of the figures, tables and page (default: RES_DIR/cross_model)",
+    )
     options.run(main, parser)

@@ -124,5 +124,5 @@ def test_a_tokenizer_file_of_the_wrong_length_is_refused(tmp_path):
 
 def test_a_missing_tokenizer_file_is_named(tmp_path):
     (checkpoint(tmp_path) / "qwen.tiktoken").unlink()
-    with pytest.raises(UserError, match=r"qwen\.tiktoken does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"qwen\.tiktoken"):
         load_tokenizer(tmp_path)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from qwen1_checkpoint import BLOCKS, HEADS, HIDDEN, VOCABULARY, checkpoint, ranks, tensors, write_weights
-from safetensors.torch import save_file
 
+from repe import load_model as load_checked
 from repe.errors import UserError
 from repe.models.qwen1 import weights as qwen1_weights
 from repe.models.qwen1.tokenizer import load_tokenizer
@@ -184,17 +184,10 @@ def test_parts_kept_elsewhere_are_brought_in_when_they_run(tmp_path, tied):
     np.testing.assert_allclose(states_of(model, IDS), reference_states(IDS, tied)[0], atol=2e-5)
 
 
-@pytest.mark.parametrize(
-    ("device_map", "message"),
-    [
-        ("nowhere", "device 'nowhere' is not available"),
-        ({"layers": "cpu"}, "does not cover embed_tokens.weight"),
-        ({"": "disk"}, "does not fit into memory"),
-    ],
-)
-def test_an_invalid_device_map_is_refused(tmp_path, device_map, message):
-    with pytest.raises(UserError, match=message):
-        load_model(checkpoint(tmp_path), dtype=torch.float32, device_map=device_map)
+def test_a_model_that_needs_the_disk_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(qwen1_weights, "infer_auto_device_map", lambda *_, **__: {"": "disk"})
+    with pytest.raises(UserError, match="does not fit into memory"):
+        load_model(checkpoint(tmp_path), dtype=torch.float32, device_map="auto")
 
 
 def test_ignores_rotary_tables_and_the_head_of_a_tied_model(tmp_path):
@@ -219,54 +212,44 @@ def test_generation_stops_at_the_end_of_text_and_of_a_turn(tmp_path, stop):
     assert reply[0].tolist() == [*IDS, len(ranks()) + stop]
 
 
-def test_a_model_loads_without_its_tokenizer_file(tmp_path):
-    folder = checkpoint(tmp_path)
-    (folder / "qwen.tiktoken").unlink()
-    assert load_model(folder, dtype=torch.float32, trunk_only=False).generation_config.eos_token_id is None
-
-
 def rewrite(folder: Path, drop: str = "", layout: str = "safetensors", **add) -> None:
     made = {name: tensor for name, tensor in tensors().items() if not drop or name != drop}
     write_weights(folder, made | {f"transformer.{name}": tensor for name, tensor in add.items()}, layout)
 
 
 DAMAGES = {
-    "no config": (lambda f: (f / "config.json").unlink(), "config.json does not exist"),
-    "config no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read as JSON"),
-    "config a list": (lambda f: (f / "config.json").write_text("[]"), "config.json does not hold a JSON object"),
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json"),
+    "config no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json"),
     "no weights": (
         lambda f: (f / "model.safetensors").unlink(),
         r"has no weights \(one of model.safetensors",
     ),
     "missing tensor": (
         lambda f: rewrite(f, drop="transformer.h.2.mlp.w2.weight"),
-        "lack the tensor transformer.h.2.mlp.w2.weight",
+        "Missing key.*model.layers.2.mlp.gate_proj.weight",
     ),
-    "missing head": (lambda f: rewrite(f, drop="lm_head.weight"), "lack the tensor lm_head.weight"),
-    "extra tensor": (lambda f: rewrite(f, visual=torch.ones(2)), "model.safetensors: .* no tensor transformer.visual"),
+    "missing head": (lambda f: rewrite(f, drop="lm_head.weight"), "Missing key.*lm_head.weight"),
+    "extra tensor": (lambda f: rewrite(f, visual=torch.ones(2)), "Unexpected key.*transformer.visual"),
     "extra block": (
         lambda f: rewrite(f, **{"h.3.ln_1.weight": torch.ones(2)}),
-        "no tensor transformer.h.3.ln_1.weight",
+        "Unexpected key.*transformer.h.3.ln_1.weight",
     ),
     "wrong shape": (
         lambda f: rewrite(f, drop="transformer.ln_f.weight", **{"ln_f.weight": torch.ones(HIDDEN + 1)}),
-        r"transformer.ln_f.weight has shape \(17,\), but config.json requires \(16,\)",
+        r"size mismatch for model.norm.weight: .*\[17\]",
     ),
     "c_attn not three parts": (
         lambda f: rewrite(f, **{"h.0.attn.c_attn.bias": torch.ones(2 * HIDDEN)}),
-        r"h.0.attn.c_attn.bias has shape \(32,\), but config.json requires \(48,\)",
+        "size mismatch for model.layers.0.self_attn.q_proj.bias",
     ),
     "integers": (
         lambda f: rewrite(f, **{"wte.weight": torch.ones(VOCABULARY, HIDDEN, dtype=torch.int8)}),
         "transformer.wte.weight has type torch.int8",
     ),
-    "cut safetensors": (
-        lambda f: os.truncate(f / "model.safetensors", 5000),
-        "model.safetensors is not a readable safetensors file",
-    ),
+    "cut safetensors": (lambda f: os.truncate(f / "model.safetensors", 5000), "model.safetensors is missing, damaged"),
     "pointer": (
         lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
-        "model.safetensors is not a readable safetensors file",
+        "model.safetensors is missing, damaged",
     ),
 }
 
@@ -277,7 +260,7 @@ def test_damage_is_reported_in_one_line(tmp_path, damage):
     folder = checkpoint(tmp_path)
     spoil(folder)
     with pytest.raises(UserError, match=message) as caught:
-        load_model(folder, dtype=torch.float32, trunk_only=False)
+        load_checked(folder, device="cpu")
     assert "\n" not in str(caught.value)
 
 
@@ -286,7 +269,7 @@ def test_a_missing_shard_is_named(tmp_path, kind):
     folder = checkpoint(tmp_path, f"sharded {kind}")
     shard = next(folder.glob(f"*-00002-of-00003.{kind}"))
     shard.unlink()
-    with pytest.raises(UserError, match=f"lacks the weight file {shard.name}"):
+    with pytest.raises(UserError, match=f"{shard.name} is missing"):
         load_model(folder, dtype=torch.float32)
 
 
@@ -294,17 +277,11 @@ def test_a_missing_shard_is_named(tmp_path, kind):
     "index", [{}, {"weight_map": {}}, {"weight_map": {"a": "../model.bin"}}, {"weight_map": {"a": 1}}]
 )
 def test_an_index_that_names_no_files_beside_it_is_refused(tmp_path, index):
-    folder = checkpoint(tmp_path)
+    folder = checkpoint(tmp_path / "folder")
+    torch.save({"a": torch.ones(2)}, tmp_path / "model.bin")
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match=r"index\.json"):
-        load_model(folder, dtype=torch.float32)
-
-
-def test_a_tensor_in_two_shards_is_refused(tmp_path):
-    folder = checkpoint(tmp_path, "sharded safetensors")
-    save_file(tensors(), folder / "model-00001-of-00003.safetensors")
-    with pytest.raises(UserError, match=r"is also in model-00001-of-00003\.safetensors"):
-        load_model(folder, dtype=torch.float32)
+    with pytest.raises(UserError, match=r"folder.* (cannot be loaded|is missing)"):
+        load_checked(folder, device="cpu")
 
 
 class Hostile:
@@ -318,15 +295,13 @@ class Hostile:
 def test_a_bin_file_never_runs_code(tmp_path):
     folder, mark = checkpoint(tmp_path / "checkpoint", "bin"), tmp_path / "mark"
     torch.save(tensors() | {"hostile": Hostile(mark)}, folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"pytorch_model\.bin is damaged or does not hold plain tensors") as caught:
+    with pytest.raises(UserError, match=r"pytorch_model\.bin is missing, damaged or not a file of tensors") as caught:
         load_model(folder, dtype=torch.float32)
     assert not mark.exists()
     assert "weights_only" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"not a weight file", {"step": 3}, [torch.ones(2)], {3: torch.ones(2)}, "cut"]
-)
+@pytest.mark.parametrize("content", [b"", b"not a weight file", [1], "cut"])
 def test_a_damaged_bin_file_is_named(tmp_path, content):
     folder = checkpoint(tmp_path, "bin")
     path = folder / "pytorch_model.bin"
@@ -336,5 +311,5 @@ def test_a_damaged_bin_file_is_named(tmp_path, content):
         path.write_bytes(content)
     else:
         torch.save(content, path)
-    with pytest.raises(UserError, match=r"pytorch_model\.bin (is damaged|does not hold)"):
+    with pytest.raises(UserError, match=r"pytorch_model\.bin is missing, damaged or not"):
         load_model(folder, dtype=torch.float32)

@@ -53,7 +53,7 @@ def write_tables(folder: Path, models: tuple[str, ...] = MODELS) -> None:
     for name in ("direct", "direct_as_released", "split"):
         table1[name] = generator.uniform(-1, 1, len(table1))
     repaired = table1.assign(direct_effect=0.0, split_effect=0.0)
-    repaired.loc[1, "direct_effect"] = 0.25
+    repaired.loc[0, "direct_effect"] = 0.25
     layers = pd.DataFrame(
         [(m, i, i / 3) for m in models for i in (1, 2, 3)], columns=["model", "layer", "relative_depth"]
     )
@@ -139,18 +139,19 @@ def page(text: str) -> "Page":
 
 
 class Page(HTMLParser):
-    """What a page holds: tables by caption as rows of (text, value), tags with their attributes; checks the nesting."""
+    """What a page holds: tables by caption as rows of texts, tags with their attributes; checks the nesting."""
 
-    VOID = ("meta", "img", "col")
-    OPTIONAL = ("td", "tr")
+    VOID = ("meta", "img")
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str]]] = []
-        self.tables: dict[str, list[list[tuple[str, str]]]] = {}
+        self.tables: dict[str, list[list[str]]] = {}
+        self.styles: dict[str, list[list[str]]] = {}
         self.texts: list[str] = []
         self.open: list[str] = []
-        self.rows: list[list[list[str]]] = []
+        self.rows: list[list[str]] = []
+        self.row_styles: list[list[str]] = []
         self.caption = ""
         self.feed(text)
         self.close()
@@ -162,13 +163,13 @@ class Page(HTMLParser):
         if tag in ("td", "th", "tr"):
             self.end_optional("td", *(["tr"] if tag == "tr" else []))
         if tag == "table":
-            self.rows, self.caption = [], ""
+            self.rows, self.row_styles, self.caption = [], [], ""
         if tag == "tr":
             self.rows.append([])
+            self.row_styles.append([])
         if tag in ("td", "th"):
-            self.rows[-1].append(["", ""])
-        if tag == "data":
-            self.rows[-1][-1][1] = found["value"]
+            self.rows[-1].append("")
+            self.row_styles[-1].append(found.get("style", ""))
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -182,34 +183,33 @@ class Page(HTMLParser):
             self.end_optional("td", "tr" if tag != "tr" else "td")
         assert self.open.pop() == tag
         if tag == "table":
-            self.tables[self.caption] = [[(text, value or text) for text, value in row] for row in self.rows]
+            name = self.caption if self.caption not in self.tables else f"{self.caption} (2)"
+            self.tables[name], self.styles[name] = self.rows, self.row_styles
 
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
         if self.open and self.open[-1] == "caption":
             self.caption += data
         elif {"td", "th"} & {*self.open}:
-            self.rows[-1][-1][0] += data
+            self.rows[-1][-1] += data
 
 
 def page_of(res: Path, folder: str = "cross_model") -> Page:
     return Page(report.render(res, res / folder))
 
 
-def test_every_cell_of_every_table_is_on_the_page(made: Path, page: Page) -> None:
-    paths = [*(made / "cross_model").glob("*.csv"), made / "tiny-a/toxicity/control/en/control.csv"]
-    assert len(paths) == 8
-    for path in paths:
-        caption = path.stem if path.stem == "unheard_of" else f"All rows of {path.name}"
+def test_tables_of_control_and_unknown_ones_are_on_the_page(made: Path, page: Page) -> None:
+    for path, caption in (
+        (made / "cross_model/unheard_of.csv", "unheard_of"),
+        (made / "tiny-a/toxicity/control/en/control.csv", "control.csv"),
+    ):
         header, *rows = page.tables[caption]
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        assert [text for text, _ in header] == list(table)
+        assert header == [name.replace("_", " ") for name in table]
         for row, expected in zip(rows, table.to_numpy(), strict=True):
-            for (text, value), cell in zip(row, expected, strict=True):
-                shown = text.replace("−", "-")
+            for text, cell in zip(row, expected, strict=True):
                 try:
-                    assert float(value) == float(cell)
-                    assert float(shown) == pytest.approx(float(cell), abs=5e-5, rel=0.02)
+                    assert float(text.replace("−", "-")) == pytest.approx(float(cell), rel=5e-4)
                 except ValueError:
                     assert text == cell
 
@@ -218,68 +218,66 @@ def test_table_6_is_in_percent_with_means(made: Path, page: Page) -> None:
     table = pd.read_csv(made / "cross_model/table6_recognition_accuracy.csv")
     for concept, rows in table.groupby("concept"):
         header, *lines = page.tables[f"{concept}, percent"]
-        assert [text for text, _ in header] == ["model", *LANGUAGES, "mean"]
-        assert [line[0][0] for line in lines] == [*MODELS]
+        assert header == ["model", *LANGUAGES, "Avg"]
+        assert [line[0] for line in lines] == [*MODELS]
         for line in lines:
-            known = rows[rows["model"] == line[0][0]].set_index("language")["accuracy"]
-            expected = [*known[[*LANGUAGES]], known.mean()]
-            assert [float(value) for _, value in line[1:]] == pytest.approx(expected, rel=1e-15)
-            assert [text for text, _ in line[1:]] == [f"{100 * value:.1f}" for value in expected]
+            known = rows[rows["model"] == line[0]].set_index("language")["accuracy"]
+            assert line[1:] == [f"{100 * value:.1f}" for value in [*known[[*LANGUAGES]], known.mean()]]
 
 
 def test_table_1_has_a_model_a_row_and_effects_where_there_are_some(made: Path, page: Page) -> None:
     assert len(page.tables["Pearson's r"][0]) == 5
     header, *lines = page.tables["Pearson's r, repaired distances"]
-    kinds = ["genetic direct", "genetic split", "syntactic direct", "syntactic direct effect", "syntactic split"]
-    assert [text for text, _ in header] == ["model", *kinds]
+    # The data changes one genetic distance of the first model.
+    kinds = [
+        *("genetic direct", "genetic direct effect", "genetic split", "genetic split effect"),
+        *("syntactic direct", "syntactic split"),
+    ]
+    assert header == ["model", *kinds]
     table = pd.read_csv(made / "cross_model/table1_linguistic_correlation_repaired.csv").set_index(
         ["model", "distance"]
     )
     for line in lines:
-        for kind, (text, value) in zip(kinds, line[1:], strict=True):
+        for kind, text in zip(kinds, line[1:], strict=True):
             distance, _, name = kind.partition(" ")
-            expected = table.loc[(line[0][0], distance), name.replace(" ", "_")]
-            assert float(value) == expected
+            expected = table.loc[(line[0], distance), name.replace(" ", "_")]
             assert text == f"{expected:z.2f}".replace("-", "−")
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "draw"),
+    ("name", "value", "draw", "place"),
     [
-        ("similarity", "similarity", figures.similarity_heat_maps),
-        ("transfer", "delta", figures.transfer_heat_maps),
+        ("similarity", "similarity", figures.similarity_heat_maps, ""),
+        ("transfer", "delta", figures.transfer_heat_maps, " (2)"),
     ],
 )
 def test_heat_maps_have_the_cells_and_colours_of_the_figures(
-    name: str, value: str, draw: Callable, made: Path, text: str
+    name: str, value: str, draw: Callable, place: str, made: Path, page: Page
 ) -> None:
     table = pd.read_csv(made / f"cross_model/{name}.csv")
     figure = draw(table, dict.fromkeys(MODELS, FAMILIES["none"]))
-    _, _, section = text.partition(
-        "Figures 4 and 7" if name == "similarity" else '<article aria-labelledby="transfer-1">'
-    )
-    section = section[section.index('<div class="maps">') : section.index('<div class="bar">')]
-    for axes, model, panel in zip(figure.axes, MODELS, section.split('<table class="heat">')[1:], strict=False):
-        assert f"<caption>{html.escape(model)}</caption>" in panel
+    for axes, model in zip(figure.axes, MODELS, strict=False):
         square = table[table["model"] == model].pivot(index="source", columns="target", values=value)
-        colours = axes.collections[0].to_rgba(square.loc[[*LANGUAGES], [*LANGUAGES]].to_numpy())
-        cells = re.findall(r'<td title="(\w\w) → (\w\w): ([^"]+)"([^>]*)>(?:<data value="([^"]+)">)?', panel)
-        assert [cell[:2] for cell in cells] == [(one, two) for one in LANGUAGES for two in LANGUAGES]
-        for (source, target, label, style, digits), colour in zip(cells, colours.reshape(9, 4), strict=True):
-            expected = square.loc[source, target]
-            if np.isnan(expected):
-                assert (label, style, digits) == ("no value", ' class="none"', "")
-            else:
-                assert float(digits) == expected
-                assert label == f"{expected:z.4f}".replace("-", "−")
-                assert f"background:{to_hex(colour)};" in style
+        square = square.loc[[*LANGUAGES], [*LANGUAGES]]
+        colours = axes.collections[0].to_rgba(square.to_numpy())
+        header, *rows = page.tables[f"{model}{place}"]
+        assert header == ["source", *LANGUAGES]
+        for source, row, styles, line in zip(LANGUAGES, rows, page.styles[f"{model}{place}"][1:], colours, strict=True):
+            assert row[0] == source
+            for target, text, style, colour in zip(LANGUAGES, row[1:], styles[1:], line, strict=True):
+                expected = square.loc[source, target]
+                if np.isnan(expected):
+                    assert (text, style) == ("", "")
+                else:
+                    assert text == f"{expected:z.2f}".replace("-", "−")
+                    assert f"background:{to_hex(colour)};" in style
 
 
 def test_figures_are_embedded_and_unknown_ones_too(page: Page) -> None:
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == 4
     assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in images)
-    assert "unheard_of_figure" in [image["alt"] for image in images]
+    assert "unheard_of_figure.png" in [image["alt"] for image in images]
 
 
 def test_the_page_names_no_other_place_and_may_load_nothing(text: str) -> None:
@@ -316,16 +314,16 @@ def test_labels_and_replies_are_text(page: Page) -> None:
     assert not any("onerror" in attributes for _, attributes in page.tags)
     assert [tag for tag, _ in page.tags].count("script") == 1
     assert HOSTILE in page.texts or any(HOSTILE in text for text in page.texts)
-    assert any(REPLY in text for text, _ in page.tables["Example replies"][1])
+    assert any(REPLY in text for text in page.tables["Example replies"][1])
 
 
 def test_example_replies_are_the_first_of_each_kind_source_first(page: Page) -> None:
     _, *rows = page.tables["Example replies"]
-    found = [[text.removesuffix(f" {REPLY}") for text, _ in row] for row in rows]
+    found = [[text.removesuffix(f" {REPLY}") for text in row] for row in rows]
     assert found[:4] == [
         ["en", "harmful", "en True 1", "−1", "concept -1.0 1"],
-        ["en", "harmful", "en True 1", "unsteered", "none 0.0 1"],
-        ["en", "harmful", "en True 1", "+1", "concept 1.0 1"],
+        ["en", "harmful", "en True 1", "0", "none 0.0 1"],
+        ["en", "harmful", "en True 1", "1", "concept 1.0 1"],
         ["en", "harmless", "en False 1", "−1", "concept -1.0 1"],
     ]
     assert [row[0] for row in found] == ["en"] * 6 + ["zh"] * 6
@@ -333,7 +331,7 @@ def test_example_replies_are_the_first_of_each_kind_source_first(page: Page) -> 
 
 def test_settings_have_a_row_a_model_where_its_concepts_agree(page: Page) -> None:
     tables = page.tables
-    header, *rows = [[text for text, _ in row] for row in tables["Differences"]]
+    header, *rows = tables["Differences"]
     found = [dict(zip(header, row, strict=True)) for row in rows]
     assert [(row["model"], row["concepts"]) for row in found] == [
         *(("tiny-b", concept) for concept in ("fairness", "morality", "toxicity")),
@@ -344,9 +342,7 @@ def test_settings_have_a_row_a_model_where_its_concepts_agree(page: Page) -> Non
         *(run_records.DOWNLOAD, "this software", "this software", "this software", run_records.NO_FILES)
     ]
     assert [row["template"] for row in found] == ["", "morality {input}", "toxicity {input}", "{input}", ""]
-    assert tables["SHA-256 of data files"][1] == [
-        *(("morality", "morality"), ("en", "en"), ("ab" * 6, "ab" * 32), ("tiny-b, tiny-a",) * 2)
-    ]
+    assert tables["SHA-256 of data files"][1] == ["morality", "en", "ab" * 6, "tiny-b, tiny-a"]
 
 
 def test_what_all_share_is_said_once(res: Path) -> None:
@@ -354,7 +350,7 @@ def test_what_all_share_is_said_once(res: Path) -> None:
         shutil.rmtree(res / folder)
     write_tables(res / "cross_model", models=("tiny-a",))
     page = page_of(res)
-    assert [text for text, _ in page.tables["Differences"][0]] == ["model"]
+    assert page.tables["Differences"][0] == ["model"]
     shown = "".join(page.texts)
     assert "dtypefloat32" in shown
     assert "versionstorch 2" in shown
@@ -390,16 +386,24 @@ def test_a_single_models_folder(res: Path, script: Script) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "part"),
     [
-        ("cross_model/transfer.csv", "", "the first line must have a different name for each column"),
+        ("cross_model/transfer.csv", "", "No columns to parse from file"),
         ("cross_model/transfer.csv", "model,source\na,b\n", "it has no column target"),
-        ("cross_model/transfer.csv", "model,source,target,accuracy,delta\na,b\n", "row 2 has 2 cells instead of 5"),
-        ("cross_model/transfer.csv", "model,source,target,accuracy,delta\na,b,c,0.5,x\n", "'x' in column delta"),
+        (
+            "cross_model/transfer.csv",
+            "model,source,target,accuracy,delta\na,b\n",
+            "it does not have one row for each model, source, target",
+        ),
+        (
+            "cross_model/transfer.csv",
+            "model,source,target,accuracy,delta\na,b,c,0.5,x\n",
+            "could not convert string to float: 'x'",
+        ),
         (
             "cross_model/transfer.csv",
             "model,source,target,accuracy,delta\n" + "a,b,c,1,1\n" * 2,
-            "two rows have the same",
+            "it does not have one row for each model, source, target",
         ),
-        ("cross_model/transfer.csv", "model,source,target,accuracy,delta\n", "it has no rows"),
+        ("cross_model/transfer.csv", "model,source,target,accuracy,delta\n", "it does not have one row"),
         ("cross_model/unheard_of.csv", 'a,b\n"1,2\n', "unheard_of.csv is damaged"),
         ("cross_model/unheard_of.csv", "a\n\xff", "unheard_of.csv is damaged"),
         ("cross_model/figure2_recognition_accuracy.png", "no image", "figure2_recognition_accuracy.png is damaged"),
@@ -438,7 +442,7 @@ def test_the_template_is_found_from_anywhere_and_packaged(res: Path, tmp_path: P
 
 
 TRIAL = """
-const column = (table, place) => [...table.tBodies[0].rows].map(row => valueOf(row.cells[place]));
+const column = (table, place) => [...table.tBodies[0].rows].map(row => textOf(row.cells[place]));
 const named = caption => [...document.querySelectorAll("table")].find(table => table.caption.textContent === caption);
 const found = {};
 const table = named("unheard_of");
@@ -448,16 +452,6 @@ found.counts = [click(2), headers[2].ariaSort, click(2), headers[2].ariaSort];
 found.kinds = [click(0), headers[2].hasAttribute("aria-sort")];
 found.missing = [click(1), click(1)];
 found.shares = click(3);
-const heat = document.querySelector("table.heat");
-const output = heat.parentNode.querySelector("output");
-const cell = heat.tBodies[0].rows[2].querySelectorAll("td")[1];
-cell.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
-found.pointed = [cell.title, output.textContent];
-const key = name => { heat.dispatchEvent(new KeyboardEvent("keydown", { key: name })); return output.textContent; };
-found.keys = ["ArrowUp", "ArrowLeft", "ArrowLeft", "ArrowDown"].map(key);
-const data = table.querySelector("data");
-data.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
-found.every_digit = [data.title, data.value];
 found.requests = performance.getEntriesByType("resource").length;
 found.hacked = typeof hacked;
 for (const folded of document.querySelectorAll("details")) folded.open = true;
@@ -485,23 +479,12 @@ def tried(text: str, tmp_path: Path) -> tuple[dict, str]:
     return json.loads(html.unescape(shown[1])), ended.stderr
 
 
-def test_the_page_works_in_a_browser(tried: tuple[dict, str], made: Path) -> None:
+def test_the_page_works_in_a_browser(tried: tuple[dict, str]) -> None:
     found, log = tried
     assert found["counts"] == [["9", "10"], "ascending", ["10", "9"], "descending"]
     assert found["kinds"] == [["a", "b"], False]
     assert found["missing"] == [["3.2e-09", ""], ["3.2e-09", ""]]
     assert found["shares"] == ["-1.5", "-0.5"]
-    similarity = pd.read_csv(made / "cross_model/similarity.csv").set_index(["model", "source", "target"])["similarity"]
-    label = {
-        (one, two): f"{one} → {two}: {similarity[MODELS[0], one, two]:z.4f}".replace("-", "−")
-        for one in LANGUAGES
-        for two in LANGUAGES
-    }
-    assert found["pointed"] == [label["fr", "zh"]] * 2
-    # The second step to the left would leave the map.
-    steps = [("zh", "zh"), ("zh", "en"), ("zh", "en"), ("fr", "en")]
-    assert found["keys"] == [label[step] for step in steps]
-    assert found["every_digit"] == ["-1.5"] * 2
     assert found["requests"] == 0
     assert found["hacked"] == "undefined"
     needed, there = found["widths"]
