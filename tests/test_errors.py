@@ -73,6 +73,15 @@ def test_an_invalid_data_file(
     refused_everywhere(script, tmp_path, options, "morality_fr.json", part)
 
 
+def test_a_data_file_that_cannot_be_read(script: Script, with_results: list[object], tmp_path: Path) -> None:
+    for language in ("fr", "zh"):  # with and without results
+        path = tmp_path / f"data/morality/morality_{language}.json"
+        path.unlink()
+        path.mkdir()
+        options = [*with_results, "--concept", "morality", "--lang", "en", language]
+        assert_refused(script("collect_vector", *options), f"morality_{language}.json cannot be read", "permissions")
+
+
 def test_all_invalid_files_are_named(script: Script, common: list[object], tmp_path: Path) -> None:
     for language in ("en", "zh"):
         (tmp_path / f"data/morality/morality_{language}.json").write_text('{"g": {"1": {"pos": "a"}}}')
@@ -89,9 +98,7 @@ def test_a_missing_language_concept_or_data_folder(script: Script, with_results:
     assert_refused(script(collect, *with_results, "--lang", "en", "xx"), "morality_xx.json does not exist", "--lang")
     assert_refused(script(collect, *with_results, "--concept", "piety"), "piety", "--concept")
     assert_refused(script(collect, *with_results, "--data-dir", tmp_path / "none"), "no data in", "--data-dir")
-    assert_refused(
-        script(collect, *with_results, "--concept", "../morality"), "concept '../morality' is not a valid name"
-    )
+    assert_refused(script(collect, *with_results, "--concept", "../x"), "concept '../x' is not a valid name")
     assert_refused(script(collect, *with_results, "--lang", "../../x"), "language '../../x' is not a valid name")
     assert snapshot(tmp_path / "res") == before
 
@@ -108,7 +115,7 @@ def test_a_missing_language_concept_or_data_folder(script: Script, with_results:
         (["--seed", "-1", "--direction-method", "random"], ["argument --seed", "must be a non-negative integer"]),
         (
             ["--split", "0.01"],
-            ["--split 0.01 leaves no training pairs out of", "morality_en.json", "use a larger value"],
+            ["morality_en.json: --split 0.01 leaves no training pairs", "larger value"],
         ),
         (["--batch-size", "0"], ["argument --batch-size", "must be a positive integer"]),
         (["--device", "cuda:7"], ["--device cuda:7 is not available on this machine", "cpu"]),
@@ -145,9 +152,7 @@ def test_overwriting_with_other_settings_does_not_lose_other_languages(
     options = [*with_results, "--concept", "morality", "--template", "Q: {input}", "--overwrite", "--lang", "en"]
     before = snapshot(tmp_path / "res")
     ended = script("collect_vector", *options)
-    assert_refused(
-        ended, "reader_dict.pt was made with other settings; --overwrite would delete the results of fr", "--lang"
-    )
+    assert_refused(ended, "made with other settings; --overwrite would delete the results of fr", "--lang")
     assert snapshot(tmp_path / "res") == before
     assert script("collect_vector", *options, "fr").status == 0
 

@@ -11,7 +11,7 @@ from repe.paper import CONCEPTS, FAMILIES, LANGUAGES, Family, in_paper_order, se
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import File, Kind, ResultFile
 from repe.runs import processes
-from repe.runs.arguments import named_model, results_folder
+from repe.runs.arguments import MODEL, named_model, refuse, results_folder
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,11 @@ def open_models(args: argparse.Namespace, file_type: type[File], same_language: 
         same_language: the analysis needs each language's own vectors only, not every pair of languages.
 
     Raises:
-        UserError: a model, concept or language has no results.
+        UserError: a model, concept or language has no results; an option would have no effect.
     """
     processes.require_single("the comparison of models")
+    if args.cross_model:
+        refuse(args, (MODEL,), "with --cross-model", except_for=["--model-family"])
     folders = [results_folder(args, name).name for name in args.cross_model or [named_model(args)[0]]]
     for folder in folders:
         if not (args.res_dir / folder).is_dir():

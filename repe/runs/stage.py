@@ -168,23 +168,21 @@ def _plan(args: argparse.Namespace, source: ModelSource, file_type: type[ResultF
 
 
 def _read_data(args: argparse.Namespace, plan: _Plan) -> None:
-    """Read and split the pairs of pending sets, and take the digests of all data files."""
+    """Read and split the pairs of all sets, and take the digests of their files; those of finished sets may be gone."""
     faults = []
-    for concept, languages in plan.wanted.items():
-        for language in languages:
-            path = data.data_file(args.data_dir, concept, language)
-            if (concept, language) in plan.pending:
-                try:
-                    pairs = data.read_pairs(path, concept)
-                    plan.splits[concept, language] = data.split_pairs(
-                        pairs, args.split, args.split_by, args.random_direction
-                    )
-                except UserError as error:
-                    faults.append(str(error) if str(path) in str(error) else f"{path}: {error}")
-            if path.exists():
-                content = path.read_bytes()
-                plan.sizes[concept, language] = len(content)
-                plan.digests[concept, language] = hashlib.sha256(content).hexdigest()
+    for concept, language in [(one, language) for one, languages in plan.wanted.items() for language in languages]:
+        path = data.data_file(args.data_dir, concept, language)
+        if (concept, language) in plan.pending or path.exists():
+            try:
+                pairs = data.read_pairs(path, concept)
+                split = data.split_pairs(pairs, args.split, args.split_by, args.random_direction)
+            except UserError as error:
+                faults.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+                continue
+            content = path.read_bytes()
+            plan.splits[concept, language] = split
+            plan.sizes[concept, language] = len(content)
+            plan.digests[concept, language] = hashlib.sha256(content).hexdigest()
     if faults:
         raise UserError(first_of(faults, FILES_SHOWN, " || ", "more files"))
 

@@ -1,4 +1,4 @@
-"""Several processes give what one gives: the sets divided, each once, and an end together."""
+"""Several processes give the results of one: each set is processed once, and all processes end together."""
 
 import importlib
 import os
@@ -30,7 +30,7 @@ def as_one_of(monkeypatch: pytest.MonkeyPatch, rank: int, count: int) -> None:
 
 @pytest.fixture
 def options(data_dir: Path, model_folders: dict[str, Path]) -> list[object]:
-    """Of a run of both stages: eight sets of several sizes."""
+    """Options of both stages: six sets of different sizes."""
     model = ["--model-path", model_folders["llama"], "--data-dir", data_dir]
     return [*model, "--concept", "morality", "toxicity", "--lang", "zh", "en", "fr"]
 
@@ -61,7 +61,7 @@ def results(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.pt"))}
 
 
-def test_the_longest_goes_first_to_whoever_has_least(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_largest_set_goes_first_to_the_process_with_the_least_work(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = {"a": 3, "b": 7, "c": 4, "d": 6, "e": 5}
     assert processes.share(lengths) == [*lengths]
     found = []
@@ -73,7 +73,7 @@ def test_the_longest_goes_first_to_whoever_has_least(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])
-def test_every_piece_is_somebodys_once(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_set_belongs_to_one_process(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = {number: 1 + number * number % 17 for number in range(30)}
     found = []
     for rank in range(count):
@@ -82,13 +82,13 @@ def test_every_piece_is_somebodys_once(count: int, monkeypatch: pytest.MonkeyPat
     assert sorted(found) == [*lengths]
 
 
-def test_without_a_launcher_there_is_one_process_and_nothing_is_set_up(
+def test_without_a_launcher_there_is_one_process_without_communication(
     script: Script, options: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")  # as in an allocation whose processes were not started
     assert (processes.count(), processes.rank()) == (1, 0)
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: pytest.fail("it was set up"))
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: pytest.fail("set up"))
     for name in STAGES:
         assert script(name, *options, "--res-dir", tmp_path / "res").status == 0
 
@@ -109,22 +109,22 @@ def test_two_processes_write_the_bytes_that_one_writes(
     assert main.out.startswith("nothing to do")
 
 
-def test_each_process_computes_its_part_and_no_more(team: Team, options: list[object], tmp_path: Path) -> None:
+def test_each_process_computes_only_its_part(team: Team, options: list[object], tmp_path: Path) -> None:
     seen = tmp_path / "seen"
 
-    def note(rank: int) -> None:
+    def record(rank: int) -> None:
         from repe.results.vector_file import VectorFile
 
         save = VectorFile.save
 
-        def noted(file: VectorFile, language: str, *rest: object) -> object:
+        def save_and_record(file: VectorFile, language: str, *rest: object) -> object:
             with seen.open("a") as lines:
                 lines.write(f"{rank} {file.concept} {language}\n")
             return save(file, language, *rest)
 
-        VectorFile.save = noted
+        VectorFile.save = save_and_record
 
-    assert [one.status for one in team("collect_vector", *options, "--res-dir", tmp_path, first=note)] == [0, 0]
+    assert [one.status for one in team("collect_vector", *options, "--res-dir", tmp_path, first=record)] == [0, 0]
     ran = [line.split(" ", 1) for line in seen.read_text().splitlines()]
     assert sorted(work for _, work in ran) == sorted({work for _, work in ran})
     assert len(ran) == 6
@@ -138,7 +138,7 @@ def test_more_processes_than_sets_leave_some_without_a_model(team: Team, options
 
 
 @pytest.mark.parametrize("wrong", [("--lang", "en", "xx"), ("--split", "-1"), ("--template", "no place")])
-def test_what_all_would_find_wrong_is_said_once(
+def test_an_error_of_all_processes_is_printed_once(
     wrong: tuple[str, ...], team: Team, options: list[object], tmp_path: Path
 ) -> None:
     main, other = team("collect_vector", *options, *wrong, "--res-dir", tmp_path)
@@ -147,7 +147,7 @@ def test_what_all_would_find_wrong_is_said_once(
     assert (other.out, other.err) == ("", "")
 
 
-def test_what_one_finds_wrong_in_its_part_ends_all(team: Team, options: list[object], tmp_path: Path) -> None:
+def test_an_error_in_one_process_ends_all(team: Team, options: list[object], tmp_path: Path) -> None:
     def fail(rank: int) -> None:
         from repe.vectors import concept_vectors
 
@@ -166,7 +166,7 @@ def test_what_one_finds_wrong_in_its_part_ends_all(team: Team, options: list[obj
     assert [one.status for one in again] == [0, 0]
 
 
-def test_an_interrupt_ends_all_and_the_same_command_goes_on(
+def test_an_interrupt_ends_all_and_the_same_command_continues(
     script: Script, team: Team, options: list[object], tmp_path: Path
 ) -> None:
     def interrupt(rank: int) -> None:
@@ -182,7 +182,7 @@ def test_an_interrupt_ends_all_and_the_same_command_goes_on(
 
 
 @pytest.mark.parametrize("asked", ["auto", "cuda"])
-def test_each_process_has_a_gpu_of_its_own(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_has_its_own_gpu(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
 
@@ -210,12 +210,12 @@ def test_comparisons_are_not_divided(name: str, script: Script, monkeypatch: pyt
 
 
 def test_accelerate_needs_no_config_file_to_start_several(tmp_path: Path) -> None:
-    said = tmp_path / "said.py"
-    said.write_text(
+    printing = tmp_path / "printing.py"
+    printing.write_text(
         "import os\nfrom repe.runs import processes\n"
         "print([processes.rank(), int(os.environ['LOCAL_RANK']), processes.count()])\n"
     )
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", str(said)]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", str(printing)]
     free = os.environ | {"HOME": str(tmp_path), "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     ended = subprocess.run([sys.executable, *launch], env=free, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended

@@ -81,7 +81,6 @@ def test_hooks_are_removed_after_an_error(model_folders: dict[str, Path], monkey
     def fail(**_: object) -> None:
         raise RuntimeError("broken")
 
-    before = [len(block._forward_hooks) for block in model.blocks]
     monkeypatch.setattr(model.trunk, "forward", fail)
     with pytest.raises(RuntimeError, match="broken"):
         last_token_states(model, TEXTS)
