@@ -16,10 +16,10 @@ LANGUAGES = ("en", "fr", "zh", "es", "pt", "vi", "ca", "id", "ja", "ko", "fi", "
 # The languages that all three families are compared in (similarity across layers).
 SHARED_LANGUAGES = ("en", "fr", "zh", "es", "pt", "vi", "ca", "id")
 
-# Part of the pairs that vectors are trained on; the rest is the test set whatever part is trained on.
+# Share of training pairs; the rest is the test set, also when fewer pairs are used for training.
 TRAIN_SHARE = 0.8
 
-# The models of about seven billion parameters, one a family: Figures 4 and 5, and the dashed line of Figure 2.
+# One model of about seven billion parameters per family: Figures 4 and 5, and the dashed lines of Figure 2.
 SEVEN_BILLION = ("llama2-chat-7B", "qwen-chat-7B", "bloomz-7B1")
 
 # The linguistic distances of Table 1, in its order.
@@ -28,29 +28,29 @@ DISTANCES = ("genetic", "syntactic", "geographic", "phonological")
 
 @dataclass(frozen=True)
 class Family:
-    """Models that share a pre-training mix of languages, and with it their place in the cross-lingual figures."""
+    """Models with the same mix of pre-training languages, which decides the languages of their figures."""
 
     name: str
     """As on the command line (`--model-family`)."""
     label: str
     """As printed in tables and figures."""
     axis: tuple[str, ...] = ()
-    """Languages of the cross-lingual figures, by falling share of the pre-training text."""
+    """Languages of the cross-lingual figures, by decreasing share of the pre-training text."""
     left_out: tuple[str, ...] = ()
-    """Languages of the paper that the family hardly saw: not in its cross-lingual figures (Section 4)."""
+    """Languages with almost no pre-training text, which the cross-lingual figures leave out (Section 4)."""
     high_resource: tuple[str, ...] = ()
-    """Languages that Table 1's "Split" counts as high-resource."""
+    """High-resource languages in the column "Split" of Table 1."""
     shares: Mapping[str, float] = field(default_factory=dict)
-    """Percent of the pre-training text a language, where published."""
+    """Percent of the pre-training text by language, where published."""
 
     def order(self, languages: Iterable[str]) -> list[str]:
-        """`languages` as the family's figures show them: by share, without those left out, others last."""
+        """`languages` in the order of the family's figures: by share, without those left out, unknown ones last."""
         given = list(languages)
         known = [language for language in self.axis if language in given]
         return known + [lang for lang in given if lang not in self.axis and lang not in self.left_out]
 
     def is_high_resource(self, language: str, languages: list[str]) -> bool:
-        """Whether Table 1 counts `language` as high-resource; one without facts counts its first language."""
+        """Whether Table 1 counts `language` as high-resource; for an unknown family, only the first of `languages`."""
         return language in (self.high_resource or languages[:1])
 
 
@@ -94,7 +94,7 @@ FAMILIES = {
             high_resource=("en",),
             shares=_LLAMA2_SHARES,
         ),
-        # Qwen's shares are not published; the released values do no more than fix the order of the axis.
+        # Qwen's shares are not published; the released values only fix the order of the axis.
         Family(
             name="qwen",
             label="Qwen-chat",
@@ -110,7 +110,7 @@ FAMILIES = {
             high_resource=SHARED_LANGUAGES,
             shares=_BLOOMZ_SHARES,
         ),
-        # A model of which nothing is known: every language, in the order given; only the first counts as high-resource.
+        # An unknown model: all languages in the order given; only the first counts as high-resource.
         Family(name="none", label=""),
     )
 }
@@ -119,7 +119,7 @@ FAMILIES = {
 def seven_billion(folders: Iterable[str]) -> list[str]:
     """The results folders of the paper's three models of about seven billion parameters, in the order of `folders`.
 
-    Folders of another split than the paper's count as well. Empty unless all three models are there.
+    Folders of other splits count as well. Empty unless all three models are among them.
     """
     of_model = {folder: re.sub(r"(-\d+\.\d+)?(-item)?$", "", folder) for folder in folders}
     found = [folder for folder, model in of_model.items() if model in SEVEN_BILLION]
@@ -127,7 +127,7 @@ def seven_billion(folders: Iterable[str]) -> list[str]:
 
 
 def family_by_name(model: str) -> Family:
-    """The family that a model's name tells: one that contains llama, qwen or bloom, else `none`."""
+    """The family of a model by its name: it contains llama, qwen or bloom, else `none`."""
     for part, name in (("llama", "llama2"), ("qwen", "qwen"), ("bloom", "bloomz")):
         if part in model.lower():
             return FAMILIES[name]
@@ -135,6 +135,6 @@ def family_by_name(model: str) -> Family:
 
 
 def in_paper_order(names: Iterable[str], order: tuple[str, ...]) -> list[str]:
-    """`names` without repeats, those of `order` first and in that order, the others by name."""
+    """`names` without repeats: those in `order` first, in that order, then the others by name."""
     unique = set(names)
     return [name for name in order if name in unique] + sorted(unique.difference(order))

@@ -1,8 +1,8 @@
 """Several processes on one stage, started by `accelerate launch` or torchrun, divide its sets among them.
 
 The main process plans the work once and sends the plan to the others, since files change as soon as the first process
-writes. After that they only meet at the end. The messages are small plain objects, so they travel over the CPU whatever
-device the models use. Without a launcher there is one process, and none of this is set up.
+writes. After that they only meet at the end. The messages are small plain objects and travel over the CPU, also when
+the models run on GPUs. Without a launcher there is one process, and none of this is set up.
 """
 
 import datetime

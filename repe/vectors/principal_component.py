@@ -2,8 +2,8 @@
 
 import torch
 
-# Vectors that are kept before the iteration starts again from the best in their span, and how many are added between
-# looks at whether that is good enough. Data with one leading direction need few, data without one many.
+# Maximum number of basis vectors before a restart from the best vector in their span, and number of steps between two
+# convergence checks. Data with one leading direction need few steps, data without one need many.
 SPAN, BETWEEN = 128, 8
 RESTARTS = 32
 TOLERANCE = 1e-6
@@ -12,20 +12,20 @@ TOLERANCE = 1e-6
 def principal_component(rows: torch.Tensor) -> torch.Tensor:
     """The unit vector along which `rows` vary most, by Lanczos iteration on their covariance.
 
-    Every step multiplies with the rows twice and keeps its vector orthogonal to all before it, so that rounding does
-    not bring back what was found, until the best vector in their span satisfies the eigenvalue equation.
+    Each step multiplies by the rows twice and makes its vector orthogonal to all earlier ones. The iteration stops when
+    the best vector in their span satisfies the eigenvalue equation.
 
     Args:
         rows: float32 (rows, columns); they are centred here.
 
     Returns:
-        float32 (columns,), on the rows' device; its entry of largest size is positive, as in scikit-learn. Zeros if the
+        float32 (columns,), on the rows' device; its largest entry in magnitude is positive, as in scikit-learn. Zeros if the
         rows do not vary.
     """
     centred = rows - rows.mean(dim=0)
     if not centred.any():
         return torch.zeros_like(centred[0])
-    # A start that no data are orthogonal to, other than by chance, and the same on every device.
+    # A random start, the same on every device, is not orthogonal to the component except by chance.
     best = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0)).to(rows)
     for _ in range(RESTARTS):
         best, residual = _lanczos(centred, best)
@@ -35,7 +35,7 @@ def principal_component(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _lanczos(centred: torch.Tensor, start: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """The best vector of the Krylov space of `start`, of as few dimensions as do, and its relative residual."""
+    """The best vector in the Krylov space of `start`, and its relative residual."""
     most = min(SPAN, *centred.shape)
     basis, images = (torch.empty(most, len(start)).to(centred) for _ in range(2))
     new = start
@@ -44,7 +44,7 @@ def _lanczos(centred: torch.Tensor, start: torch.Tensor) -> tuple[torch.Tensor, 
         images[step] = centred.T @ (centred @ basis[step])
         known, mapped = basis[: step + 1], images[: step + 1]
         new = mapped[-1] - known.T @ (known @ mapped[-1])
-        # Twice: after one pass, what rounding left of the known vectors is no longer small beside the rest.
+        # Twice: after one pass, rounding errors along the known vectors are no longer small compared with the rest.
         new = new - known.T @ (known @ new)
         last = step + 1 == most or new.norm() <= 0.1 * TOLERANCE * mapped.norm(dim=1).max()
         if last or (step + 1) % BETWEEN == 0:
@@ -61,7 +61,7 @@ def _best(basis: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, floa
         images: what the covariance makes of the basis.
 
     Returns:
-        The vector, and the length of what is amiss in its eigenvalue equation, relative to the eigenvalue.
+        The vector, and the norm of its residual in the eigenvalue equation, relative to the eigenvalue.
     """
     values, vectors = torch.linalg.eigh((basis @ images.T).double().cpu())
     weights, value = vectors[:, -1].to(basis), values[-1].to(basis)
