@@ -233,7 +233,7 @@ def test_split_by_item_tests_no_translation_of_a_training_item(share: float, tmp
     assert not leaking(tmp_path, "morality", "item", share)
 
 
-@pytest.mark.parametrize("data_dir", sorted(ROOT.glob("demo/*/data")), ids=str)
+@pytest.mark.parametrize("data_dir", sorted(ROOT.glob("demo/*/data")), ids=lambda path: path.parent.name)
 def test_a_split_by_item_of_the_demos_data_leaks_nothing(data_dir: Path) -> None:
     assert not any(leaking(data_dir, concept, "item") for concept in concepts_in(data_dir))
 

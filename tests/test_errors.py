@@ -256,11 +256,11 @@ def test_a_folder_without_a_model(script: Script, common: list[object], tmp_path
     assert_refused(script(run, "--model-path", tmp_path / "empty", *rest), "empty has no config.json", "--model-path")
     folder = shutil.copytree(str(common[1]), tmp_path / "broken")
     (folder / "model.safetensors").write_bytes(b"\x00" * 100)
-    assert_refused(script(run, "--model-path", folder, *rest), "broken cannot be loaded", "download it again")
+    assert_refused(script(run, "--model-path", folder, *rest), "broken cannot be loaded", "download them again")
     (folder / "model.safetensors").unlink()
-    assert_refused(script(run, "--model-path", folder, *rest), "broken cannot be loaded", "download it again")
+    assert_refused(script(run, "--model-path", folder, *rest), "broken cannot be loaded", "download them again")
     (folder / "config.json").write_text("{}")
-    assert_refused(script(run, "--model-path", folder, *rest), "broken cannot be loaded", "download it again")
+    assert_refused(script(run, "--model-path", folder, *rest), "broken cannot be loaded", "download them again")
 
 
 def test_a_hub_id_without_a_network(

@@ -290,11 +290,15 @@ class ModelSource:
             raise
         # Transformers raises OSError, ValueError, KeyError, RuntimeError and safetensors' own for damaged files.
         except Exception as error:
-            reason, remedy = " ".join(str(error).split()) or type(error).__name__, "fix the folder or download it again"
+            reason, remedy = (
+                " ".join(str(error).split()) or type(error).__name__,
+                "fix the files or download them again",
+            )
             if "trust_remote_code" in reason:
                 reason = "it needs Python code that comes with it"
                 remedy = "if you trust that code, give --trust-remote-code"
-            raise UserError(f"{what} in {self.folder.path} cannot be loaded ({reason[:200]}): {remedy}") from error
+            path = self.folder.path / self.folder.options.get("gguf_file", "")
+            raise UserError(f"{what} in {path} cannot be loaded ({reason[:200]}): {remedy}") from error
 
 
 def check_states(model: Model) -> None:
