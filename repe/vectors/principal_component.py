@@ -19,8 +19,8 @@ def principal_component(rows: torch.Tensor) -> torch.Tensor:
         rows: float32 (rows, columns); they are centred here.
 
     Returns:
-        float32 (columns,), on the rows' device; its largest entry in magnitude is positive, as in scikit-learn. Zeros if
-        the rows do not vary.
+        float32 (columns,), on the rows' device; its largest entry in magnitude is positive, as in scikit-learn. Zeros
+        if the rows do not vary.
     """
     centred = rows - rows.mean(dim=0)
     if not centred.any():

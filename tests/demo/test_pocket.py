@@ -47,7 +47,8 @@ def test_a_file_has_the_keys_of_all_languages_and_sides_that_differ(path: Path) 
     texts = [sample[side] for sample in found.values() for side in ("pos", "neg")]
     assert len(set(texts)) == len(texts)
     wanted = {"deontology": {"scenario"}, "truthfulness": {"question"}}.get(path.parent.name, set())
-    assert all(set(sample) == wanted | {"pos", "neg"} for sample in found.values())
+    assert all(set(sample) == wanted | {"pos", "neg", "item"} for sample in found.values())
+    assert all(sample["item"] == act for (act, _), sample in found.items())
 
 
 CUES: dict[str, Callable[[str], float]] = {
