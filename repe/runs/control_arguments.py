@@ -11,7 +11,10 @@ from repe.runs.arguments import NAMES, finite_number, positive_integer
 def numbers(text: str) -> list[float]:
     """The type of `--strength`."""
     what = "comma-separated numbers, e.g. -4,-2,0,2,4"
-    return [finite_number(part, lambda _: True, what) for part in text.split(",")]
+    try:
+        return [finite_number(part, lambda _: True, what) for part in text.split(",")]
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be {what}") from None
 
 
 def baselines(text: str) -> list[str]:
