@@ -69,7 +69,7 @@ def recognition_bars(accuracy: pd.DataFrame, families: Mapping[str, Family]) -> 
         if model in joined:
             drawn += axes.plot(centres, values["accuracy"], "--o", color=dark, linewidth=0.7, **_MARKERS)
         handles.append(tuple(drawn))
-    _finish_bars(axes, list(languages), rows["accuracy"].min())
+    _finish_bars(axes, list(languages), float(rows.filter(["accuracy", "accuracy_low"]).min(axis=None)))
     names = [wrapped(model, width / columns - 0.6) for model in looks]
     figure.legend(handles, names, loc="outside upper center", ncols=columns, columnspacing=1.4, borderpad=0.1)
     return figure
@@ -77,7 +77,7 @@ def recognition_bars(accuracy: pd.DataFrame, families: Mapping[str, Family]) -> 
 
 def _finish_bars(axes: Axes, languages: list[str], lowest: float) -> None:
     # The axis begins just below chance rather than at 0, which would flatten all differences.
-    axes.set_ylim(max(0.0, min(0.4, lowest - 0.05)))
+    axes.set_ylim(max(0.0, min(0.4, lowest - 0.05)), min(1.0, axes.get_ylim()[1]))
     axes.set_xlim(-0.6, len(languages) - 0.4)
     axes.set_xticks(range(len(languages)), languages)
     axes.tick_params(axis="x", length=0, labelsize=TEXT)

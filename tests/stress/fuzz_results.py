@@ -11,6 +11,7 @@ from repe.errors import UserError
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
+from repe.vectors.concept_vectors import ConceptVectors
 from repe.vectors.readers import ClusterMeanRepReader
 from stress.files import KINDS, ResultFile, path_of, pickled_part, put, rezipped, saved
 from stress.fuzz import fuzz
@@ -112,10 +113,16 @@ def read_all(file: ResultFile, meta: dict[str, Any]) -> dict[str, Any]:
         assert file.languages == [name for name in file.accuracy if name in file.accuracy[name]]
         return tables | {"accuracy": file.accuracy}
     assert file.languages == list(file.vectors)
-    return {
-        language: {"directions": one.directions, "signs": one.signs, "digest": one.digest, **one.details}
-        for language, one in file.vectors.items()
+    return {language: parts(one) for language, one in file.vectors.items()}
+
+
+def parts(vectors: ConceptVectors) -> dict[str, Any]:
+    """The content of vectors; entries that the file does not have are left out."""
+    found: dict[str, Any] = {
+        name: getattr(vectors, name) for name in ("directions", "signs", "train_pairs", "mean_norm")
     }
+    found |= {"digest": vectors.digest, "validation": vectors.validation and parts(vectors.validation)}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def alike(found: Any, good: Any, all_of_it: bool) -> bool:
