@@ -69,7 +69,7 @@ def recognition_bars(accuracy: pd.DataFrame, families: Mapping[str, Family]) -> 
         if model in joined:
             drawn += axes.plot(centres, values["accuracy"], "--o", color=dark, linewidth=0.7, **_MARKERS)
         handles.append(tuple(drawn))
-    _finish_bars(axes, list(languages), float(rows.filter(["accuracy", "accuracy_low"]).min(axis=None)))
+    _finish_bars(axes, list(languages), rows.filter(["accuracy", "accuracy_low"]).min().min())
     names = [wrapped(model, width / columns - 0.6) for model in looks]
     figure.legend(handles, names, loc="outside upper center", ncols=columns, columnspacing=1.4, borderpad=0.1)
     return figure
