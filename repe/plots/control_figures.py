@@ -81,4 +81,4 @@ def effect_heat_map(effects: pd.DataFrame) -> Figure:
         index=effects["source"].unique(), columns=effects["target"].unique()
     )
     colouring = Colouring(Normalize(-1, 1), "RdBu", "Change in refusal rate")
-    return heat_maps({"Largest effect on harmful prompts": square}, colouring, "Target", "Source")
+    return heat_maps({"Harmful prompts": square}, colouring, "Target", "Source")
