@@ -23,7 +23,7 @@ LLAMA2_7B = {
 
 
 def bench_gpu(texts: Sequence[str]) -> list[Row]:
-    """The rows, or one row that says that there is no GPU."""
+    """Measure on the first GPU; without one, a single row saying so."""
     if not torch.cuda.is_available():
         return [("on a GPU, LLaMA2-7B's shape", "not measured: no GPU", "")]
     device = torch.device("cuda", 0)

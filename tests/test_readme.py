@@ -75,7 +75,7 @@ def test_python_blocks_parse_and_names_of_the_package_exist(page: Path) -> None:
     for block in blocks_of(PAGES[page], "python"):
         ast.parse(block)
     for name in set(re.findall(r"(?<![\w/.-])repe(?:\.[A-Za-z_]\w*)+", PAGES[page])):
-        pkgutil.resolve_name(name)
+        assert pkgutil.resolve_name(name) is not None
 
 
 def test_every_script_and_tool_has_a_command() -> None:

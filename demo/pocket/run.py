@@ -9,15 +9,14 @@ Writes to demo/res/pocket. Existing results are kept.
 """
 
 import argparse
-import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from demo.commands import ROOT, run
+from demo.commands import ROOT, run, side_by_side
 from demo.pocket.traits import control_effects, traits
 
 RESULTS = ROOT / "demo/res/pocket"
@@ -39,18 +38,12 @@ def all_stages(jobs: list[tuple[str, str, str, str, str]]) -> None:
     Args:
         jobs: label, kind, folder of models, folder of results, and the language whose vectors steer.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            recognized = [pool.submit(recognize, *job[:4]) for job in jobs]
-            steered = []
-            for job, one in zip(jobs, recognized, strict=True):
-                one.result()
-                steered.append(pool.submit(control, *job))
-            for one in steered:
-                one.result()
-        except subprocess.CalledProcessError:
-            pool.shutdown(cancel_futures=True)
-            raise
+    side_by_side([partial(_stages, *job) for job in jobs])
+
+
+def _stages(label: str, kind: str, models: str, results: str, source: str) -> None:
+    recognize(label, kind, models, results)
+    control(label, kind, models, results, source)
 
 
 def options_of(label: str, kind: str, models: str) -> tuple[str, ...]:

@@ -182,6 +182,7 @@ class ModelSource:
         auto = "float32" if self.device.type == "cpu" else self.published
         return DTYPES[auto if self.dtype_name == "auto" else self.dtype_name]
 
+    @cached_property
     def record(self) -> dict[str, Any]:
         """What result files keep of the model: identity, prompt and number type."""
         return {
@@ -208,7 +209,7 @@ class ModelSource:
             lm = self._read(with_head)
             options: dict[str, Any] = {"truncate": self.truncate, "batch_size": self.batch_size}
             model = Model(lm, self.tokenizer, self.template, label=self.label, **options)
-        model.record = {"model": self.label, **self.record()}
+        model.record = {"model": self.label, **self.record}
         check_states(model)
         if with_head:
             # Of the checkpoint's generation settings only the special tokens: the caller decides how to decode.

@@ -136,7 +136,7 @@ def transfer_colouring(transfer: pd.DataFrame) -> Colouring:
 
 
 def squares(table: pd.DataFrame, models: Iterable[str], value: str) -> dict[str, pd.DataFrame]:
-    """Each model's values as (source, target), both in the order of the table's sources; NaN where there is no row."""
+    """Pivot the table to one (source, target) square per model, NaN where a pair is missing."""
     found = {}
     for model in models:
         rows = _rows_of(table, [model])

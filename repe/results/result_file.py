@@ -241,6 +241,17 @@ class ResultFile:
 File = TypeVar("File", bound=ResultFile)
 
 
+def check_results_folder(folder: Path, remedy: str) -> None:
+    """Refuse a model's results folder that does not exist.
+
+    Raises:
+        UserError: it does not; names the folders that have results.
+    """
+    if not folder.is_dir():
+        found = " ".join(sorted(path.name for path in folder.parent.glob("*") if any(path.glob("*/*.p[tk]"))))
+        raise UserError(f"no results in {folder} (found: {found or 'none'}): {remedy}")
+
+
 def are_texts(values: Any) -> bool:
     """Whether all values are strings."""
     return all(isinstance(value, str) for value in values)

@@ -9,7 +9,7 @@ from typing import Any, Generic
 from repe.errors import UserError, first_of
 from repe.paper import CONCEPTS, FAMILIES, LANGUAGES, Family, in_paper_order, seven_billion
 from repe.results.accuracy_file import AccuracyFile
-from repe.results.result_file import File, Kind, ResultFile
+from repe.results.result_file import File, Kind, ResultFile, check_results_folder
 from repe.runs import processes
 from repe.runs.arguments import MODEL, named_model, refuse, results_folder
 
@@ -68,9 +68,7 @@ def open_models(args: argparse.Namespace, file_type: type[File], same_language: 
         refuse(args, (MODEL,), "with --cross-model", except_for=["--model-family"])
     folders = [results_folder(args, name).name for name in args.cross_model or [named_model(args)[0]]]
     for folder in folders:
-        if not (args.res_dir / folder).is_dir():
-            found = " ".join(sorted(path.name for path in args.res_dir.glob("*") if any(path.glob("*/*.p[tk]"))))
-            raise UserError(f"no results in {args.res_dir / folder} (found: {found or 'none'}): {_how(file_type)}")
+        check_results_folder(args.res_dir / folder, _how(file_type))
     kind = Kind(args.direction_method, args.random_direction)
     concepts = args.concept or _common_concepts(args.res_dir, folders, kind.file_name(file_type.stem), file_type)
     files = {

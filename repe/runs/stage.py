@@ -125,7 +125,7 @@ def concepts_and_languages(args: argparse.Namespace) -> dict[str, list[str]]:
     """Languages by concept: those in the options, else all that the data folder has.
 
     Raises:
-        UserError: there is no data, or none for a concept whose languages are not given.
+        UserError: the data folder has no data at all, or none for a concept in the options.
     """
     concepts = args.concept or data.concepts_in(args.data_dir)
     if args.lang:
@@ -192,7 +192,7 @@ def settings(args: argparse.Namespace, source: ModelSource) -> dict[str, Any]:
     return {
         "model": source.label,
         "family": source.family,
-        **source.record(),
+        **source.record,
         "split": args.split,
         "method": args.direction_method,
         "random_direction": args.random_direction,

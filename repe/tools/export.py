@@ -94,13 +94,12 @@ def open_files(
     Raises:
         UserError: there are no results, or none of a concept or language.
     """
+    from repe.results.result_file import check_results_folder
     from repe.results.vector_file import VectorFile
 
     name = kind.file_name(VectorFile.stem)
     found = in_paper_order({path.parent.name for path in folder.glob(f"*/{Path(name).stem}.p[tk]")}, CONCEPTS)
-    if not folder.is_dir():
-        others = " ".join(sorted(path.name for path in folder.parent.glob("*") if any(path.glob("*/*.p[tk]"))))
-        raise UserError(f"no results in {folder} (found: {others or 'none'}): run collect_vector.py first")
+    check_results_folder(folder, "run collect_vector.py first")
     if not concepts and not found:
         raise UserError(f"{folder} has no {name} of any concept: run collect_vector.py first")
     files = [VectorFile(folder.parent, folder.name, concept, kind) for concept in concepts or found]

@@ -60,7 +60,7 @@ class StateCache:
         return self.source.load()
 
     def of(self, texts: Sequence[str]) -> CachedStates:
-        """States of the texts of one data file, which are computed if there is no file of them.
+        """Read the states of one data file's texts from the cache; compute and store them if it has none.
 
         Raises:
             UserError: the file is damaged; what `Model.states` raises.
@@ -80,5 +80,6 @@ class StateCache:
             raise UserError(f"{path} is damaged ({error}): delete it to have it computed again") from error
         is_whole = states.dim() == 3 and states.shape[1] == len(texts)
         if not is_whole or not all(bool(layer.isfinite().all()) for layer in states):
-            raise UserError(f"{path} is damaged (no states of {len(texts)} texts): delete it to have it computed again")
+            reason = f"expected finite states of {len(texts)} texts"
+            raise UserError(f"{path} is damaged ({reason}): delete it to have it computed again")
         return CachedStates({text: place for place, text in enumerate(texts)}, states)

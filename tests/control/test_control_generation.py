@@ -1,4 +1,4 @@
-"""control_generation.py: which files it writes, in which order, how it resumes, and which input it refuses."""
+"""control_generation.py: its output files and their order, resuming, and the inputs it rejects."""
 
 import json
 from collections.abc import Callable
