@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from repe.analysis.bootstrap import ALL, accuracy_draws, bounds
 from repe.analysis.layer_selection import PAPER, Selection
-from repe.analysis.permutation import better_than, holm
 from repe.errors import UserError
 from repe.results.accuracy_file import AccuracyFile
+from repe.uncertainty.bootstrap import ALL, accuracy_draws, bounds
+from repe.uncertainty.permutation import better_than, holm
 
 KEYS = ["concept", "model", "language"]
 

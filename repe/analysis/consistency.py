@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from repe.analysis.linguistic_distance import linguistic_similarities
-from repe.analysis.permutation import holm, mantel, orders, pearson
 from repe.paper import Family
 from repe.results.vector_file import VectorFile
+from repe.uncertainty.permutation import holm, mantel, orders, pearson
 from repe.vectors.concept_vectors import ConceptVectors
 
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from repe.analysis.bootstrap import ALL, accuracy_draws, bounds
 from repe.analysis.consistency import high_resource
 from repe.analysis.layer_selection import PAPER, Selection, accuracy_at
 from repe.paper import Family
 from repe.results.accuracy_file import AccuracyFile
+from repe.uncertainty.bootstrap import ALL, accuracy_draws, bounds
 
 ONE_WAY = ("high_to_low", "low_to_high", "one_way")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from repe.analysis.accuracy_table import with_averages
-from repe.analysis.bootstrap import ALL
 from repe.analysis.layer_selection import PAPER, Selection, side_by_side
 from repe.files import write_whole
 from repe.models.registry import MODELS
+from repe.uncertainty.bootstrap import ALL
 
 PACKAGES = "% \\usepackage{booktabs,multirow}\n"
 TABLE_1 = "table1_linguistic_correlation"

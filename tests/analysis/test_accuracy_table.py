@@ -10,12 +10,12 @@ from conftest import write_accuracies
 from repe.analysis import accuracy_table
 from repe.analysis.accuracy_table import same_language_table
 from repe.analysis.layer_selection import PAPER, Selection
-from repe.analysis.permutation import better_than, holm
 from repe.errors import UserError
 from repe.paper import FAMILIES
 from repe.plots import figures
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import Kind
+from repe.uncertainty.permutation import better_than, holm
 
 LANGUAGES = ["en", "fr"]
 NAMES = {"en": [f"g|{number}" for number in range(40)], "fr": [f"g|{number}" for number in range(10, 45)]}

@@ -12,9 +12,9 @@ from golden_subset import MODEL, GivenVectors, assert_agrees, expected, vectors
 from scipy.stats import pearsonr
 
 from repe.analysis import consistency, linguistic_distance
-from repe.analysis.permutation import holm
 from repe.paper import DISTANCES, FAMILIES, LANGUAGES, SHARED_LANGUAGES
 from repe.runs import comparison
+from repe.uncertainty.permutation import holm
 
 FAMILY = FAMILIES["bloomz"]
 REPAIRED = ("geographic", "phonological")

@@ -10,11 +10,11 @@ from conftest import write_accuracies
 from golden_subset import MODEL, accuracies, assert_agrees, expected
 
 from repe.analysis.accuracy_table import same_language_table
-from repe.analysis.bootstrap import accuracy_draws, bounds
 from repe.analysis.layer_selection import PAPER, Selection
 from repe.analysis.transfer import delta_draws, one_way_table, transfer_table, with_intervals
 from repe.paper import FAMILIES, LANGUAGES
 from repe.results.accuracy_file import AccuracyFile
+from repe.uncertainty.bootstrap import accuracy_draws, bounds
 
 
 def test_transfer_agrees_with_the_released_code() -> None:

@@ -8,9 +8,9 @@ import pytest
 from conftest import write_accuracies
 from scipy.stats import bootstrap as scipys_bootstrap
 
-from repe.analysis.bootstrap import Outcomes, accuracy_draws, bounds, outcomes, weights
 from repe.analysis.layer_selection import PAPER, Selection
 from repe.errors import UserError
+from repe.uncertainty.bootstrap import Outcomes, accuracy_draws, bounds, outcomes, weights
 
 LANGUAGES = ("en", "fr", "zh", "es", "pt", "vi")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, kstest, pearsonr
 
-from repe.analysis.permutation import better_than, holm, mantel, orders, pearson
+from repe.uncertainty.permutation import better_than, holm, mantel, orders, pearson
 
 ALL_PAIRS = ~np.eye(3, dtype=bool)
 
