@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Accuracy on acts that no vector was trained on, beside the paper's split, which shares acts between its two parts.
+"""Accuracy of the pocket models with acts held out, and its floor: the same networks with random weights.
 
-  python demo/pocket/held_out.py                        the three models of size M
+  python demo/pocket/held_out.py                        all nine models, about half an hour on one core
   python demo/pocket/held_out.py pocket-llama-L
 
-Writes demo/res/pocket/held_out.csv: model, concept, language, accuracy (best layer, the paper's split) and held_out
-(best layer, mean over FOLDS parts, each tested with vectors of the acts in the others). The models themselves have read
-about all acts.
+Writes demo/res/pocket/held_out.csv: model, weights (trained, random), concept, language, accuracy (best layer, the
+paper's split, in which an act is on both sides) and held_out (best layer; each act is tested with vectors of the acts
+in the other four fifths). The trained models have read about all acts.
 """
 
 import argparse
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -19,52 +19,54 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import pandas as pd
 import torch
 
-from demo.pocket.build_data import side_text
-from demo.pocket.run import RESULTS
-from repe import load_model
-from repe.results.accuracy_file import AccuracyFile
-from repe.results.result_file import Kind
+import repe
+from demo.commands import ROOT
+from repe.data import Pair
 
 DEMO = Path(__file__).parent
 FOLDS = 5
+SEED = 1  # of the random weights
 
 
-def held_out_accuracy(states: torch.Tensor, acts: list[str]) -> float:
-    """Accuracy at the best layer, each act's pairs judged by vectors of the acts in other folds.
-
-    Args:
-        states: (layers, pairs, 2, hidden), the positive side first.
-        acts: of each pair.
-    """
-    names = list(dict.fromkeys(acts))
-    fold = torch.tensor([names.index(act) % FOLDS for act in acts])
-    differences = (states[:, :, 0] - states[:, :, 1]).double()
-    right = torch.zeros(differences.shape[:2], dtype=torch.bool)
+def accuracies(model: repe.Model, pairs: Sequence[Pair]) -> tuple[float, float]:
+    """Accuracy at the best layer by the paper's split, and with acts held out."""
+    states = model.states([text for pair in pairs for text in (pair.pos, pair.neg)]).unflatten(1, (-1, 2)).double()
+    differences = states[:, :, 0] - states[:, :, 1]  # (layers, pairs, hidden)
+    # The split shuffles the sides of the training pairs, which does not matter here.
+    places = {pair.key: place for place, pair in enumerate(pairs)}
+    train, test = ([places[pair.key] for pair in part] for part in repe.split_pairs(pairs))
+    acts = list(dict.fromkeys(pair.item for pair in pairs))
+    fold = torch.tensor([acts.index(pair.item) % FOLDS for pair in pairs])
+    held_out = torch.zeros(differences.shape[:2], dtype=torch.bool)
     for part in range(FOLDS):
-        vectors = differences[:, fold != part].mean(dim=1)
-        right[:, fold == part] = torch.einsum("lph,lh->lp", differences[:, fold == part], vectors) >= 0
-    return float(right.double().mean(dim=1).max())
+        held_out[:, fold == part] = _correct(differences[:, fold != part], differences[:, fold == part])
+    by_pair = _correct(differences[:, train], differences[:, test])
+    return tuple(float(right.double().mean(dim=1).max()) for right in (by_pair, held_out))  # type: ignore[return-value]
+
+
+def _correct(train: torch.Tensor, test: torch.Tensor) -> torch.Tensor:
+    """Which test pairs the vector of the training pairs gets right, (layers, pairs); both (layers, pairs, hidden)."""
+    return torch.einsum("lph,lh->lp", test, train.mean(dim=1)) >= 0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=[f"pocket-{kind}-M" for kind in ("llama", "qwen", "bloom")])
+    every = [path.name for path in sorted((DEMO / "models").iterdir())]
+    parser.add_argument("models", nargs="*", default=every)
     rows = []
     for label in parser.parse_args().models:
-        model = load_model(DEMO / "models" / label)
-        for path in sorted((DEMO / "data").glob("*/*.json")):
-            concept, language = path.parent.name, path.stem.rpartition("_")[2]
-            groups = json.loads(path.read_text(encoding="utf-8"))
-            samples = [(act, sample) for act, by_context in groups.items() for sample in by_context.values()]
-            texts = [side_text(sample, side) for _, sample in samples for side in ("pos", "neg")]
-            states = model.states(texts).unflatten(1, (-1, 2))
-            shared = AccuracyFile(RESULTS, label, concept, Kind())
-            accuracy = float(shared.accuracy[language][language].max())
-            rows.append((label, concept, language, accuracy, held_out_accuracy(states, [act for act, _ in samples])))
-    table = pd.DataFrame(rows, columns=["model", "concept", "language", "accuracy", "held_out"])
-    table.to_csv(RESULTS / "held_out.csv", index=False)
-    means = table.groupby(["model", "language"], sort=False)[["accuracy", "held_out"]].mean().round(2)
-    print(means.unstack("language").to_string())
+        for weights, seed in (("trained", None), ("random", SEED)):
+            model = repe.load_model(DEMO / "models" / label, untrained=seed)
+            for path in sorted((DEMO / "data").glob("*/*.json")):
+                language = path.stem.rpartition("_")[2]
+                rows.append((label, weights, path.parent.name, language, *accuracies(model, repe.read_pairs(path))))
+            print(label, weights, flush=True)
+    columns = ["model", "weights", "concept", "language", "accuracy", "held_out"]
+    table = pd.DataFrame(rows, columns=columns)
+    path = ROOT / "demo/res/pocket/held_out.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, index=False)
+    print(table.groupby(["model", "weights"])[["accuracy", "held_out"]].mean().round(2).to_string())
 
 
 if __name__ == "__main__":

@@ -35,17 +35,22 @@ class ModelFolder:
     options: Mapping[str, str] = field(default_factory=dict)
     """Further keywords of Transformers' loaders: `gguf_file`, if the model is a GGUF file."""
 
+    @property
+    def weights(self) -> list[Path]:
+        """The files that contain the weights, sorted by name."""
+        if self.options:
+            return [self.path / self.options["gguf_file"]]
+        return sorted(path for pattern in WEIGHTS for path in self.path.glob(pattern))
+
     def fingerprint(self) -> str:
         """Identifies the model: SHA-256 of config, tokenizer, and a sample spread over each weight file.
 
         Weights that are equal in the whole sample (up to 4 MiB per file, small files completely) count as the same.
         """
-        small = sorted(path for pattern in ("config.json", *TOKENIZER_FILES) for path in self.path.glob(pattern))
-        weights = sorted(path for pattern in WEIGHTS for path in self.path.glob(pattern))
-        if self.options:
-            small, weights = [], [self.path / self.options["gguf_file"]]
-        parts = [path.read_bytes() for path in small]
-        for path in weights:
+        # A GGUF file contains its config and tokenizer.
+        patterns = () if self.options else ("config.json", *TOKENIZER_FILES)
+        parts = [path.read_bytes() for path in sorted(path for pattern in patterns for path in self.path.glob(pattern))]
+        for path in self.weights:
             size = path.stat().st_size
             parts.append(f"{path.name} {size}".encode())
             with path.open("rb") as file:

@@ -34,6 +34,8 @@ def main(args: argparse.Namespace) -> None:
     from repe.runs.stage import model_source
     from repe.tools import model_check
 
+    if not args.untrained:
+        options.refuse(args, [options.SEED], "without --untrained")
     source = model_source(args)
     texts = list(dict.fromkeys([args.text, *TEXTS]))
     _show(model_check.memory(source))
@@ -55,7 +57,7 @@ def _show(rows: dict[str, str]) -> None:
 
 
 def start() -> None:
-    parser = options.Parser(__doc__, OPTIONS)
+    parser = options.Parser(__doc__, OPTIONS, options.UNTRAINED, options.SEED)
     # The doctor writes no results, and refuses texts that exceed the context length.
     parser.set_defaults(model_label=None, model_family=None, truncate=False, batch_size=None)
     options.run(main, parser)

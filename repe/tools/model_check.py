@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 
-from repe.models.hub import WEIGHTS
 from repe.models.model import Model
 from repe.models.source import DTYPES, ModelSource, own_states, relative_difference
 from repe.vectors.hidden_states import last_token_states, tokenize
@@ -13,8 +12,14 @@ from repe.vectors.hidden_states import last_token_states, tokenize
 
 def memory(source: ModelSource) -> dict[str, str]:
     """Memory that the weights need, vocabulary head included, and memory of the machine."""
-    on_disk = sum(path.stat().st_size for pattern in WEIGHTS for path in source.folder.path.glob(pattern))
-    needed = on_disk * source.dtype.itemsize / DTYPES[source.published].itemsize
+    if source.folder.options:  # GGUF: weights are dequantized
+        from gguf import GGUFReader  # takes a second
+
+        weights = sum(int(tensor.n_elements) for tensor in GGUFReader(source.folder.weights[0]).tensors)
+    else:
+        on_disk = sum(path.stat().st_size for path in source.folder.weights)
+        weights = on_disk // DTYPES[source.published].itemsize
+    needed = weights * source.dtype.itemsize
     rows = {"weights": f"about {_size(needed)} in {source.dtype}"}
     if source.device.type == "cuda":
         free = sum(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
