@@ -30,9 +30,9 @@ OPTIONS: options.Group = {
 
 def main(args: argparse.Namespace) -> None:
     # Imported here because they take seconds.
-    from repe.models.source import ROUNDING
     from repe.runs.stage import model_source
     from repe.tools import model_check
+    from repe.vectors.hidden_states import ROUNDING
 
     source = model_source(args)
     texts = list(dict.fromkeys([args.text, *TEXTS]))

@@ -7,8 +7,8 @@ import torch
 
 from repe.models.hub import WEIGHTS
 from repe.models.model import Model
-from repe.models.source import DTYPES, ModelSource, own_states, relative_difference
-from repe.vectors.hidden_states import last_token_states, tokenize
+from repe.models.source import DTYPES, ModelSource, own_states
+from repe.vectors.hidden_states import last_token_states, relative_difference, tokenize
 
 
 def memory(source: ModelSource) -> dict[str, str]:

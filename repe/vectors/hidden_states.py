@@ -2,14 +2,18 @@
 
 State l of a text, l in 1..N, is the output of block l for the text's last token; state N is taken after the model's
 final norm. This equals Transformers' `hidden_states[l]`; the embeddings, `hidden_states[0]`, are not used.
+
+Texts that begin with the same tokens are packed where the model allows it: see `repe.vectors.packing`.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,9 +21,13 @@ from repe.errors import UserError
 
 if TYPE_CHECKING:
     from repe.models.model import Model
+    from repe.vectors.packing import Packs
 
 # Texts per call of the tokenizer, which keeps much more of a text than its tokens until the call returns.
 TEXTS_PER_CALL = 1000
+
+# Relative differences of states above these are more than rounding, by number type.
+ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 # Padded tokens per batch of a forward pass, and of prompts and replies to decode (one token of each row at a time, so
 # that more rows still pay). On a CPU, larger batches gain nothing: with 2,048 tokens, short texts are padded by half.
@@ -27,17 +35,18 @@ TOKENS = {"cpu": 512, "mps": 4096}
 DECODING_TOKENS = {"cpu": 8192, "mps": 16384}
 
 # On a GPU the budget is what fits into this share of the free memory, within these bounds: fewer tokens leave it idle,
-# more gain nothing.
+# more gain nothing. Batches above the lower bound are padded by at most this share.
 FREE_SHARE = 0.5
 CUDA_TOKENS = (2048, 65536)
+MOST_PADDING = 0.1
+
+# Texts of one forward pass: the texts packed into each of its rows.
+Rows = list[list[int]]
 
 
 @torch.inference_mode()
 def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None = None) -> torch.Tensor:
     """Run `texts` through the trunk and keep the state of each one's last token in every layer.
-
-    Texts are padded on the right: a causal model then needs neither shifted positions nor a mask for the tokens that
-    count, and an encoder has its mask.
 
     Args:
         model: trunk, tokenizer and template.
@@ -50,28 +59,37 @@ def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None
     Raises:
         UserError: a text has no tokens or is too long, a state is not finite, or a single text exceeds the memory.
     """
+    from repe.vectors.packing import Packs, choose, confirmed  # which imports this module
+
     tokens = tokenize(model, texts)
+    plan = choose(model, tokens, batch_size)
+    states = read(plan, texts, batch_size)
+    if isinstance(plan, Packs) and not confirmed(plan, states):
+        return last_token_states(model, texts, batch_size)
+    return states
+
+
+def read(plan: Batches | Packs, texts: Sequence[str], batch_size: int | None) -> torch.Tensor:
+    """States of the last tokens of a plan's texts, (layers, texts, hidden).
+
+    Args:
+        texts: for messages.
+
+    Raises:
+        UserError: a state is not finite, or a single text exceeds the memory.
+    """
+    model = plan.model
     states = torch.empty(model.layers, len(texts), model.hidden_size, dtype=model.dtype, device=model.device)
-    seen: list[torch.Tensor] = []
-    last = torch.empty(0)
 
-    def keep(_block: nn.Module, _inputs: Any, output: Any) -> None:
-        seen.append(at_positions(states_of(output), last))
-
-    def run(rows: list[int]) -> None:
-        nonlocal last
-        seen.clear()
-        ids, mask, last = _padded([tokens[row] for row in rows], model)
-        keep(model.trunk, None, model.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state)
-        for layer, state in enumerate(seen):
+    def run(rows: Rows) -> None:
+        numbers = [text for row in rows for text in row]
+        found = forward(model, *plan.inputs(rows))
+        for layer, state in enumerate(found):
             if not torch.isfinite(state).all():
-                raise _not_finite(model, layer + 1, state, rows, texts)
-            states[layer, rows] = state.to(states.device)
+                raise _not_finite(model, layer + 1, state, [texts[number] for number in numbers])
+        states[:, numbers] = found
 
-    with ExitStack() as hooks:
-        for block in [*model.blocks][:-1]:
-            hooks.callback(block.register_forward_hook(keep).remove)
-        in_batches(run, [len(ids) for ids in tokens], model, batch_size)
+    in_batches(run, plan, batch_size)
     return states
 
 
@@ -130,13 +148,93 @@ def shorten(text: str, length: int = 60) -> str:
     return repr(text if len(text) <= length else f"{text[:length]}...")
 
 
-def _padded(tokens: list[list[int]], model: Model) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids and mask (texts, tokens), padded on the right, and the index of each text's last token (texts,)."""
-    lengths = torch.tensor([len(ids) for ids in tokens])
-    # The value of the padding does not matter, but it has to be a token of the vocabulary.
-    ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in tokens], batch_first=True, padding_value=0)
-    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-    return ids.to(model.device), mask.to(model.device), (lengths - 1).to(model.device)
+def forward(model: Model, inputs: dict[str, Any], last: torch.Tensor) -> torch.Tensor:
+    """One forward pass of the trunk.
+
+    Args:
+        inputs: of the trunk.
+        last: index of each text's last token in the flattened rows, (texts,).
+
+    Returns:
+        States of these tokens in every layer, (layers, texts, hidden), on the model's device.
+    """
+    seen: list[torch.Tensor] = []
+
+    def keep(_block: nn.Module | None, _inputs: Any, output: Any) -> None:
+        states = states_of(output).flatten(0, 1)
+        # Indexing with a tensor copies, so that the states of the other tokens can be freed.
+        seen.append(states[last.to(states.device)].to(model.device))
+
+    with ExitStack() as hooks:
+        for block in [*model.blocks][:-1]:
+            hooks.callback(block.register_forward_hook(keep).remove)
+        keep(None, None, model.trunk(**{"use_cache": False} | inputs).last_hidden_state)
+    return torch.stack(seen)
+
+
+class Batches:
+    """Batches of texts of similar length, one in each row, padded on the right.
+
+    A causal model then needs neither shifted positions nor a mask for the tokens that count, and an encoder has its
+    mask.
+
+    Args:
+        tokens: token ids of each text.
+        prefix: number of tokens that all texts begin with and that are read only once.
+    """
+
+    def __init__(self, model: Model, tokens: Sequence[list[int]], prefix: int = 0) -> None:
+        self.model = model
+        self.prefix = tokens[0][:prefix] if tokens else []
+        self.cache: Any = None  # keys and values of the prefix, once they have been read
+        self.tokens = [np.array(ids[prefix:]) for ids in tokens]
+        # Longest first, so that padding is small and the largest batch comes first.
+        self.order = sorted(range(len(tokens)), key=lambda text: -len(tokens[text]))
+
+    def take(self, waiting: Sequence[int], budget: int, size: int | None) -> tuple[Rows, int]:
+        """The rows of the next forward pass, and their number of padded tokens.
+
+        Args:
+            waiting: texts in the order of `order`.
+            budget: padded tokens, where there is no `size`.
+            size: number of texts.
+        """
+        lengths = np.array([len(self.tokens[text]) for text in waiting])
+        padded = lengths[0] * np.arange(1, len(lengths) + 1)
+        allowed = (padded <= CUDA_TOKENS[0]) | (lengths.cumsum() >= (1 - MOST_PADDING) * padded)
+        count = max(1, size or int((allowed & (padded <= budget)).sum()))
+        rows = [[text] for text in waiting[:count]]
+        return rows, int(padded[len(rows) - 1])
+
+    def inputs(self, rows: Rows) -> tuple[dict[str, Any], torch.Tensor]:
+        """Arguments of the trunk, and the index of each text's last token in the flattened rows, (texts,)."""
+        device, count = self.model.device, len(self.prefix)
+        lengths = torch.tensor([len(self.tokens[text]) for (text,) in rows])
+        # The value of the padding does not matter, but it has to be a token of the vocabulary.
+        ids = nn.utils.rnn.pad_sequence([torch.from_numpy(self.tokens[text]) for (text,) in rows], batch_first=True)
+        mask = (torch.arange(-count, ids.shape[1]) < lengths[:, None]).long()
+        inputs: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        if count:
+            inputs |= {"past_key_values": self._past(len(rows)), "use_cache": True}
+        return inputs, (torch.arange(len(rows)) * ids.shape[1] + lengths - 1).to(device)
+
+    def _past(self, rows: int) -> Any:
+        """Keys and values of the prefix for a number of rows; read once, and not changed by the passes that use it."""
+        if self.cache is None:
+            ids = torch.tensor([self.prefix], device=self.model.device)
+            output = self.model.trunk(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
+            self.cache = output.past_key_values
+        past = copy.copy(self.cache)
+        past.layers = [copy.copy(layer) for layer in self.cache.layers]
+        for layer in past.layers:
+            layer.keys, layer.values = (part.expand(rows, *part.shape[1:]) for part in (layer.keys, layer.values))
+        return past
+
+
+def relative_difference(found: torch.Tensor, reference: torch.Tensor) -> float:
+    """Largest distance of two states (..., hidden), relative to the norm of the reference."""
+    difference = (found.float() - reference.float()).norm(dim=-1)
+    return float((difference / reference.float().norm(dim=-1)).max())
 
 
 def at_positions(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -152,9 +250,9 @@ def states_of(output: Any) -> torch.Tensor:
     return states
 
 
-def _not_finite(model: Model, layer: int, state: torch.Tensor, rows: Sequence[int], texts: Sequence[str]) -> UserError:
+def _not_finite(model: Model, layer: int, state: torch.Tensor, texts: Sequence[str]) -> UserError:
     is_bad = (~torch.isfinite(state).all(dim=-1)).tolist()
-    text = texts[min(row for row, bad in zip(rows, is_bad, strict=True) if bad)]
+    text = next(text for text, bad in zip(texts, is_bad, strict=True) if bad)
     wider = "bfloat16 or float32" if model.dtype == torch.float16 else "float32"
     remedy = "the weights are damaged" if model.dtype == torch.float32 else f"use a wider --dtype ({wider})"
     return UserError(
@@ -192,38 +290,36 @@ def batches(lengths: Sequence[int], budget: int, batch_size: int | None) -> Iter
         start += size
 
 
-def in_batches(run: Callable[[list[int]], None], lengths: Sequence[int], model: Model, batch_size: int | None) -> None:
-    """Call `run` with the indices of one batch of texts after another.
+def in_batches(run: Callable[[Rows], None], plan: Batches | Packs, batch_size: int | None) -> None:
+    """Call `run` with the rows of one forward pass after another.
 
-    A batch that does not fit into memory is run again in halves, and later batches of the model stay as small.
+    Rows that do not fit into memory are run again in halves, and later passes of the model stay as small.
 
     Args:
-        run: processes one batch.
-        lengths: tokens per text.
-        model: its device and its limits decide the batch size.
+        run: processes the rows of one pass.
+        plan: the texts.
         batch_size: texts per batch; None for the budget of tokens.
 
     Raises:
         UserError: a single text does not fit.
     """
+    model = plan.model
     budget = token_budget(model)
-    waiting = list(range(len(lengths)))
+    waiting = plan.order
     while waiting:
         size = min(batch_size, model.limits.get("texts", batch_size)) if batch_size else None
-        tokens = min(budget, model.limits.get("tokens", budget))
-        rows = [waiting[place] for place in next(batches([lengths[row] for row in waiting], tokens, size))]
+        rows, padded = plan.take(waiting, min(budget, model.limits.get("tokens", budget)), size)
+        count = sum(map(len, rows))
         try:
             run(rows)
         except torch.OutOfMemoryError as error:
-            longest, half = max(lengths[row] for row in rows), len(rows) // 2
-            if half == 0:
+            if count == 1:
                 raise UserError(
-                    f"{model.label}: a text of {longest} tokens does not fit into memory: use --dtype float16 or "
-                    "another --device"
+                    f"{model.label}: a text of {padded} tokens does not fit into memory: use --dtype float16 "
+                    "or another --device"
                 ) from error
-            model.limits.update(texts=half, tokens=half * longest)
+            model.limits.update(texts=count // 2, tokens=padded // 2)
             if model.device.type == "cuda":
                 torch.cuda.empty_cache()
         else:
-            done = set(rows)
-            waiting = [row for row in waiting if row not in done]
+            waiting = waiting[count:]
