@@ -166,6 +166,7 @@ def _padded_tokens(plan: Batches | Packs, batch_size: int | None) -> int:
     return total
 
 
+@torch.inference_mode()
 def confirmed(packs: Packs, states: torch.Tensor) -> bool:
     """Compare the texts that reach farther than any before with single texts; without success, pack no more.
 

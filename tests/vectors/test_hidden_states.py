@@ -172,7 +172,7 @@ def test_when_memory_runs_out_batches_are_halved_and_stay_small(
 ) -> None:
     model = load(model_folders["llama"])
     texts = [f"{number:03d} a dog" for number in range(16)]  # 10 tokens each
-    limited = changed(model, trunk=LimitedTrunk(model.trunk, limit=25))
+    limited = changed(model, trunk=LimitedTrunk(model.trunk, limit=25), layout="batches")
     states = last_token_states(limited, texts, batch_size)
     torch.testing.assert_close(states, last_token_states(model, texts), rtol=1e-4, atol=1e-5)
     first = batch_size or 16
