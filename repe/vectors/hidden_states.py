@@ -9,8 +9,10 @@ Texts that begin with the same tokens are packed where the model allows it: see 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +23,6 @@ from repe.errors import UserError
 
 if TYPE_CHECKING:
     from repe.models.model import Model
-    from repe.vectors.packing import Packs
 
 # Texts per call of the tokenizer, which keeps much more of a text than its tokens until the call returns.
 TEXTS_PER_CALL = 1000
@@ -39,6 +40,9 @@ DECODING_TOKENS = {"cpu": 8192, "mps": 16384}
 FREE_SHARE = 0.5
 CUDA_TOKENS = (2048, 65536)
 MOST_PADDING = 0.1
+
+# Packs and prefixes are used if they save more than this share of the tokens; their attention costs a little more.
+LEAST_SAVED = 0.1
 
 # Texts of one forward pass: the texts packed into each of its rows.
 Rows = list[list[int]]
@@ -59,38 +63,63 @@ def last_token_states(model: Model, texts: Sequence[str], batch_size: int | None
     Raises:
         UserError: a text has no tokens or is too long, a state is not finite, or a single text exceeds the memory.
     """
-    from repe.vectors.packing import Packs, choose, confirmed  # which imports this module
-
     tokens = tokenize(model, texts)
-    plan = choose(model, tokens, batch_size)
-    states = read(plan, texts, batch_size)
-    if isinstance(plan, Packs) and not confirmed(plan, states):
-        return last_token_states(model, texts, batch_size)
-    return states
+    # In lexicographic order, all texts begin with what the first and the last have in common.
+    ends = zip(min(tokens, default=[]), max(tokens, default=[]), strict=False)
+    saved = (len(tokens) - 1) * sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
+    takes_positions = "position_ids" in inspect.signature(model.trunk.forward).parameters
+    may_pack = takes_positions or saved > LEAST_SAVED * sum(map(len, tokens))
+    # Hooks that see a whole pass, as for steering, expect a text in each row.
+    if may_pack and len(texts) > 1 and batch_size != 1 and not model.trunk._forward_pre_hooks:
+        from repe.vectors.packing import shared_states  # which imports this module
+
+        return shared_states(model, tokens, texts, batch_size)
+    return read(Batches(model, tokens), texts, batch_size)
 
 
-def read(plan: Batches | Packs, texts: Sequence[str], batch_size: int | None) -> torch.Tensor:
+def read(plan: Batches, texts: Sequence[str], batch_size: int | None) -> torch.Tensor:
     """States of the last tokens of a plan's texts, (layers, texts, hidden).
 
+    Rows that do not fit into memory are read again in halves, and later passes of the model stay as small.
+
     Args:
+        plan: how to divide the texts into forward passes.
         texts: for messages.
+        batch_size: texts per batch; None for the budget of tokens.
 
     Raises:
-        UserError: a state is not finite, or a single text exceeds the memory.
+        UserError: a state is not finite, or a single text does not fit into memory.
     """
-    model = plan.model
+    model, waiting = plan.model, plan.order
     states = torch.empty(model.layers, len(texts), model.hidden_size, dtype=model.dtype, device=model.device)
-
-    def run(rows: Rows) -> None:
+    budget = token_budget(model)
+    while waiting:
+        size = min(batch_size, model.limits.get("texts", batch_size)) if batch_size else None
+        rows, padded = plan.take(waiting, min(budget, model.limits.get("tokens", budget)), size)
         numbers = [text for row in rows for text in row]
-        found = forward(model, *plan.inputs(rows))
+        try:
+            found = forward(model, *plan.inputs(rows))
+        except torch.OutOfMemoryError as error:
+            _halve(model, len(numbers), padded, error)
+            continue
         for layer, state in enumerate(found):
             if not torch.isfinite(state).all():
                 raise _not_finite(model, layer + 1, state, [texts[number] for number in numbers])
         states[:, numbers] = found
-
-    in_batches(run, plan, batch_size)
+        waiting = waiting[len(numbers) :]
     return states
+
+
+def _halve(model: Model, texts: int, tokens: int, error: Exception) -> None:
+    """Set the model's limits after a pass that did not fit into memory."""
+    if texts == 1:
+        raise UserError(
+            f"{model.label}: a text of {tokens} tokens does not fit into memory: use --dtype float16 or another "
+            "--device"
+        ) from error
+    model.limits.update(texts=texts // 2, tokens=tokens // 2)
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def tokenize(model: Model, texts: Sequence[str]) -> list[list[int]]:
@@ -153,23 +182,21 @@ def forward(model: Model, inputs: dict[str, Any], last: torch.Tensor) -> torch.T
 
     Args:
         inputs: of the trunk.
-        last: index of each text's last token in the flattened rows, (texts,).
+        last: index of each text's last token in the flattened rows, (texts,), on the CPU.
 
     Returns:
         States of these tokens in every layer, (layers, texts, hidden), on the model's device.
     """
     seen: list[torch.Tensor] = []
-
-    def keep(_block: nn.Module | None, _inputs: Any, output: Any) -> None:
-        states = states_of(output).flatten(0, 1)
-        # Indexing with a tensor copies, so that the states of the other tokens can be freed.
-        seen.append(states[last.to(states.device)].to(model.device))
-
     with ExitStack() as hooks:
         for block in [*model.blocks][:-1]:
-            hooks.callback(block.register_forward_hook(keep).remove)
-        keep(None, None, model.trunk(**{"use_cache": False} | inputs).last_hidden_state)
-    return torch.stack(seen)
+            # Indexing with a tensor copies, so that the states of the other tokens can be freed.
+            hook = block.register_forward_hook(
+                lambda _block, _inputs, output: seen.append(states_of(output).flatten(0, 1)[last].to(model.device))
+            )
+            hooks.callback(hook.remove)
+        output = model.trunk(**{"use_cache": False} | inputs)
+    return torch.stack([*seen, output.last_hidden_state.flatten(0, 1)[last].to(model.device)])
 
 
 class Batches:
@@ -216,7 +243,7 @@ class Batches:
         inputs: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
         if count:
             inputs |= {"past_key_values": self._past(len(rows)), "use_cache": True}
-        return inputs, (torch.arange(len(rows)) * ids.shape[1] + lengths - 1).to(device)
+        return inputs, torch.arange(len(rows)) * ids.shape[1] + lengths - 1
 
     def _past(self, rows: int) -> Any:
         """Keys and values of the prefix for a number of rows; read once, and not changed by the passes that use it."""
@@ -288,38 +315,3 @@ def batches(lengths: Sequence[int], budget: int, batch_size: int | None) -> Iter
         size = batch_size or max(1, budget // max(1, lengths[order[start]]))
         yield order[start : start + size]
         start += size
-
-
-def in_batches(run: Callable[[Rows], None], plan: Batches | Packs, batch_size: int | None) -> None:
-    """Call `run` with the rows of one forward pass after another.
-
-    Rows that do not fit into memory are run again in halves, and later passes of the model stay as small.
-
-    Args:
-        run: processes the rows of one pass.
-        plan: the texts.
-        batch_size: texts per batch; None for the budget of tokens.
-
-    Raises:
-        UserError: a single text does not fit.
-    """
-    model = plan.model
-    budget = token_budget(model)
-    waiting = plan.order
-    while waiting:
-        size = min(batch_size, model.limits.get("texts", batch_size)) if batch_size else None
-        rows, padded = plan.take(waiting, min(budget, model.limits.get("tokens", budget)), size)
-        count = sum(map(len, rows))
-        try:
-            run(rows)
-        except torch.OutOfMemoryError as error:
-            if count == 1:
-                raise UserError(
-                    f"{model.label}: a text of {padded} tokens does not fit into memory: use --dtype float16 "
-                    "or another --device"
-                ) from error
-            model.limits.update(texts=count // 2, tokens=padded // 2)
-            if model.device.type == "cuda":
-                torch.cuda.empty_cache()
-        else:
-            waiting = waiting[count:]

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from repe.errors import UserError
 from repe.vectors.hidden_states import (
+    LEAST_SAVED,
     MOST_PADDING,
     ROUNDING,
     Batches,
@@ -39,11 +40,8 @@ CHECK_TEXTS = (
 ROW_TOKENS = {"cpu": 512}
 ROW_TOKENS_ELSEWHERE = 1024
 
-# Packs and prefixes are used if they save at least this share of the tokens; their attention costs a little more.
-LEAST_SAVED = 0.1
 
-
-class Packs:
+class Packs(Batches):
     """Rows of many texts in which each distinct token stands once, without padding on a CPU.
 
     In lexicographic order, the tokens that a text does not share with the text before it are the nodes of the texts'
@@ -97,7 +95,7 @@ class Packs:
         device = self.model.device
         mask = ancestors(ends.to(device), self.model.dtype)
         inputs = {"input_ids": ids.to(device), "position_ids": depths.to(device), "attention_mask": mask}
-        return inputs, last.to(device)
+        return inputs, last
 
     def _tree(self, row: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The prefix tree of one row's texts.
@@ -142,22 +140,35 @@ def common_length(first: np.ndarray, second: np.ndarray) -> int:
     return int(differs.argmax()) if differs.any() else length
 
 
-def choose(model: Model, tokens: Sequence[list[int]], batch_size: int | None) -> Batches | Packs:
+def common_prefix(tokens: Sequence[list[int]]) -> int:
+    """Number of tokens that all texts begin with, except each text's last token."""
+    # In lexicographic order, all texts begin with what the first and the last have in common.
+    return min(common_length(np.array(min(tokens)), np.array(max(tokens))), min(map(len, tokens)) - 1)
+
+
+def shared_states(
+    model: Model, tokens: Sequence[list[int]], texts: Sequence[str], batch_size: int | None
+) -> torch.Tensor:
+    """As `repe.vectors.hidden_states.last_token_states`, for the tokens of the texts."""
+    plan = choose(model, tokens, batch_size)
+    states = read(plan, texts, batch_size)
+    if isinstance(plan, Packs) and not confirmed(plan, states):
+        return read(Batches(model, tokens), texts, batch_size)
+    return states
+
+
+def choose(model: Model, tokens: Sequence[list[int]], batch_size: int | None) -> Batches:
     """How to read the texts: with the model's layout if it saves enough tokens, else in batches."""
-    plain = Batches(model, tokens)
-    # Hooks that see a whole pass, as for steering, expect a text in each row.
-    if len(tokens) < 2 or batch_size == 1 or model.trunk._forward_pre_hooks:
-        return plain
-    packs = Packs(model, tokens)
-    first, last = (packs.tokens[text] for text in (packs.order[0], packs.order[-1]))
-    shared = Batches(model, tokens, min(common_length(first, last), min(map(len, tokens)) - 1))
+    plain, packs = Batches(model, tokens), Packs(model, tokens)
+    shared = Batches(model, tokens, common_prefix(tokens))
     most = (1 - LEAST_SAVED) * _padded_tokens(plain, batch_size)
-    if _padded_tokens(packs, batch_size) <= most and model.layout == PACKED:
-        return packs
-    return shared if _padded_tokens(shared, batch_size) <= most and model.layout == PREFIX else plain
+    for plan, layout in ((packs, PACKED), (shared, PREFIX)):
+        if _padded_tokens(plan, batch_size) < most and model.layout == layout:
+            return plan
+    return plain
 
 
-def _padded_tokens(plan: Batches | Packs, batch_size: int | None) -> int:
+def _padded_tokens(plan: Batches, batch_size: int | None) -> int:
     """Padded tokens of all forward passes."""
     waiting, total, budget = plan.order, 0, token_budget(plan.model)
     while waiting:
@@ -166,7 +177,6 @@ def _padded_tokens(plan: Batches | Packs, batch_size: int | None) -> int:
     return total
 
 
-@torch.inference_mode()
 def confirmed(packs: Packs, states: torch.Tensor) -> bool:
     """Compare the texts that reach farther than any before with single texts; without success, pack no more.
 
@@ -224,8 +234,7 @@ def _packed_differences(model: Model, tokens: Sequence[list[int]], single: torch
 
 def _prefix_differences(model: Model, tokens: Sequence[list[int]], single: torch.Tensor) -> tuple[float, float]:
     """Differences of texts after a common prefix from single texts, and of the same texts without the prefix."""
-    first, *others = (np.array(ids) for ids in tokens)
-    shared = min(*(common_length(first, other) for other in others), min(map(len, tokens)) - 1)
+    shared = common_prefix(tokens)
     right, wrong = (
         relative_difference(read(plan, CHECK_TEXTS, len(tokens)), single)
         for plan in (Batches(model, tokens, shared), Batches(model, [ids[shared:] for ids in tokens]))

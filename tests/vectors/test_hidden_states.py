@@ -159,11 +159,11 @@ class LimitedTrunk(torch.nn.Module):
         self.trunk, self.limit, self.sizes = trunk, limit, []
         self.config = trunk.config
 
-    def forward(self, input_ids: torch.Tensor, **options: object) -> object:
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None, **options: object) -> object:
         self.sizes.append(len(input_ids))
         if input_ids.numel() > self.limit:
             raise torch.OutOfMemoryError
-        return self.trunk(input_ids=input_ids, **options)
+        return self.trunk(input_ids=input_ids, position_ids=position_ids, **options)
 
 
 @pytest.mark.parametrize("batch_size", [None, 8])
