@@ -5,7 +5,7 @@
 Prints the memory that the weights need (before they are read), the architecture, how a text reaches the model
 (template, tokens, last token), and the largest difference between the model's hidden states and two references:
 the same texts in batches of one, and Transformers' own hidden states. Differences above rounding errors end with exit
-status 2.
+status 2. The last line but one says whether texts that share tokens can be packed.
 """
 
 import argparse
@@ -46,6 +46,7 @@ def main(args: argparse.Namespace) -> None:
                 f"{model.label}: hidden states differ by more than rounding errors ({comparison}): choose another "
                 "--dtype, or do not use this model"
             )
+    _show(model_check.reading(model))
     _show({"result": "ready for collect_vector.py"})
 
 

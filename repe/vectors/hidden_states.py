@@ -217,16 +217,17 @@ class Batches:
         self.tokens = [np.array(ids[prefix:]) for ids in tokens]
         # Longest first, so that padding is small and the largest batch comes first.
         self.order = sorted(range(len(tokens)), key=lambda text: -len(tokens[text]))
+        self.lengths = np.array([len(self.tokens[text]) for text in self.order])
 
     def take(self, waiting: Sequence[int], budget: int, size: int | None) -> tuple[Rows, int]:
         """The rows of the next forward pass, and their number of padded tokens.
 
         Args:
-            waiting: texts in the order of `order`.
+            waiting: the texts at the end of `order` that have not been read yet.
             budget: padded tokens, where there is no `size`.
             size: number of texts.
         """
-        lengths = np.array([len(self.tokens[text]) for text in waiting])
+        lengths = self.lengths[len(self.order) - len(waiting) :]
         padded = lengths[0] * np.arange(1, len(lengths) + 1)
         allowed = (padded <= CUDA_TOKENS[0]) | (lengths.cumsum() >= (1 - MOST_PADDING) * padded)
         count = max(1, size or int((allowed & (padded <= budget)).sum()))
