@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import transformers
 from bench_gpu import bare_trunk, bench_gpu, in_turn, random_vectors
+from bench_packing import bench_packing
 from bench_whole import Row, bench_analyses, bench_commands, bench_memory, bench_processes, llama, seconds
 from conftest import byte_tokenizer
 from sklearn.decomposition import PCA
@@ -120,7 +121,7 @@ def bench_stages() -> list[Row]:
 
 
 BENCHES = (
-    *(bench_extraction, bench_generation, bench_stages, bench_recognition, bench_pca),
+    *(bench_packing, bench_extraction, bench_generation, bench_stages, bench_recognition, bench_pca),
     *(bench_commands, bench_processes, bench_memory, bench_analyses),
     lambda: bench_gpu(texts_of_many_lengths(4000)),
 )

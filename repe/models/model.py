@@ -1,6 +1,7 @@
 """A language model as this package sees it: a stack of blocks that read texts in a template (Section 3.1)."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ class Model:
         device: where token ids go.
         max_tokens: context length, None if there is no limit.
         record: what result files keep of the model.
+        layout: how several texts are read at once (see `repe.vectors.packing.find_layout`); found when first needed.
+        verified: largest length of a text, and largest index in a row, for which packed texts agreed with single ones.
         limits: texts and padded tokens per batch, set once memory has run out (see `repe.vectors.hidden_states`).
 
     Raises:
@@ -68,7 +71,14 @@ class Model:
         # Weights that are offloaded to the CPU while they wait have no device of their own.
         self.device: torch.device = torch.device("cuda") if weight.device.type == "meta" else weight.device
         self.max_tokens = _max_tokens(self.trunk, tokenizer)
+        self.verified = (0, 0)
         self.limits: dict[str, int] = {}
+
+    @cached_property
+    def layout(self) -> str:
+        from repe.vectors.packing import find_layout  # only where several texts share tokens
+
+        return find_layout(self)
 
     def states(self, texts: Sequence[str]) -> torch.Tensor:
         """Hidden states of each text's last token, (layers, texts, hidden), layers 1..N (Section 3.1).

@@ -16,12 +16,10 @@ from repe.errors import UserError
 from repe.models import hub
 from repe.models.model import Model, find_blocks
 from repe.models.registry import AUTO, Template, check_template, resolve_template, untrained_suffix
-from repe.vectors.hidden_states import last_token_states, tokenize
+from repe.vectors.hidden_states import ROUNDING, last_token_states, relative_difference, tokenize
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-# Relative differences of states above these are more than rounding, by number type.
-ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 CHECK_TEXT = "He lied."
 
 # `model_type` of first-generation Qwen, whose checkpoints need their own reader.
@@ -348,9 +346,3 @@ def own_states(model: Model, texts: Sequence[str]) -> torch.Tensor:
         output = model.trunk(input_ids=row, attention_mask=mask, use_cache=False, output_hidden_states=True)
         columns.append(torch.stack([state[0, -1].to(model.device) for state in output.hidden_states[1:]]))
     return torch.stack(columns, dim=1)
-
-
-def relative_difference(found: torch.Tensor, reference: torch.Tensor) -> float:
-    """Largest distance of two states (..., hidden), relative to the norm of the reference."""
-    difference = (found.float() - reference.float()).norm(dim=-1)
-    return float((difference / reference.float().norm(dim=-1)).max())

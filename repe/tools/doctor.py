@@ -5,7 +5,7 @@
 Prints the memory that the weights need (before they are read), the architecture, how a text reaches the model
 (template, tokens, last token), and the largest difference between the model's hidden states and two references:
 the same texts in batches of one, and Transformers' own hidden states. Differences above rounding errors end with exit
-status 2.
+status 2. The last line but one says whether texts that share tokens can be packed.
 """
 
 import argparse
@@ -30,9 +30,9 @@ OPTIONS: options.Group = {
 
 def main(args: argparse.Namespace) -> None:
     # Imported here because they take seconds.
-    from repe.models.source import ROUNDING
     from repe.runs.stage import model_source
     from repe.tools import model_check
+    from repe.vectors.hidden_states import ROUNDING
 
     if not args.untrained:
         options.refuse(args, [options.SEED], "without --untrained")
@@ -48,6 +48,7 @@ def main(args: argparse.Namespace) -> None:
                 f"{model.label}: hidden states differ by more than rounding errors ({comparison}): choose another "
                 "--dtype, or do not use this model"
             )
+    _show(model_check.reading(model))
     _show({"result": "ready for collect_vector.py"})
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 
 from repe.models.model import Model
-from repe.models.source import DTYPES, ModelSource, own_states, relative_difference
-from repe.vectors.hidden_states import last_token_states, tokenize
+from repe.models.source import DTYPES, ModelSource, own_states
+from repe.vectors.hidden_states import last_token_states, relative_difference, tokenize
+from repe.vectors.packing import BATCHES, PACKED, PREFIX
 
 
 def memory(source: ModelSource) -> dict[str, str]:
@@ -64,6 +65,16 @@ def differences(model: Model, texts: Sequence[str]) -> dict[str, float]:
         "batch against single": relative_difference(batch, single),
         "against Transformers": relative_difference(single, own_states(model, texts)),
     }
+
+
+def reading(model: Model) -> dict[str, str]:
+    """How texts that share tokens are read, found by comparison with single texts."""
+    meaning = {
+        PACKED: "packed into rows, each distinct token once",
+        PREFIX: "in padded batches, after a prefix of all texts that is read once",
+        BATCHES: "in padded batches",
+    }
+    return {"texts are read": meaning[model.layout]}
 
 
 def _size(count: float) -> str:

@@ -33,6 +33,18 @@ def test_the_doctor_finds_states_that_depend_on_the_batch(
     assert "hidden states differ by more than rounding errors (batch against single)" in ended.err
 
 
+@pytest.mark.parametrize(
+    ("family", "reading"),
+    [("llama", "packed into rows"), ("bloom", "after a prefix of all texts"), ("bert", "in padded batches\n")],
+)
+def test_the_doctor_says_how_texts_are_read(
+    family: str, reading: str, script: Script, model_folders: dict[str, Path]
+) -> None:
+    ended = script("repe.__main__", "doctor", "--model-path", model_folders[family])
+    assert ended.status == 0
+    assert reading in ended.out.partition("texts are read")[2]
+
+
 @pytest.mark.parametrize("option", [["--lang", "en"], ["--res-dir", "res"], ["--overwrite"], ["--batch-size", "8"]])
 def test_the_doctor_refuses_options_that_it_would_ignore(option: list[str], script: Script) -> None:
     ended = script("repe.__main__", "doctor", *option)

@@ -159,11 +159,11 @@ class LimitedTrunk(torch.nn.Module):
         self.trunk, self.limit, self.sizes = trunk, limit, []
         self.config = trunk.config
 
-    def forward(self, input_ids: torch.Tensor, **options: object) -> object:
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None, **options: object) -> object:
         self.sizes.append(len(input_ids))
         if input_ids.numel() > self.limit:
             raise torch.OutOfMemoryError
-        return self.trunk(input_ids=input_ids, **options)
+        return self.trunk(input_ids=input_ids, position_ids=position_ids, **options)
 
 
 @pytest.mark.parametrize("batch_size", [None, 8])
@@ -172,7 +172,7 @@ def test_when_memory_runs_out_batches_are_halved_and_stay_small(
 ) -> None:
     model = load(model_folders["llama"])
     texts = [f"{number:03d} a dog" for number in range(16)]  # 10 tokens each
-    limited = changed(model, trunk=LimitedTrunk(model.trunk, limit=25))
+    limited = changed(model, trunk=LimitedTrunk(model.trunk, limit=25), layout="batches")
     states = last_token_states(limited, texts, batch_size)
     torch.testing.assert_close(states, last_token_states(model, texts), rtol=1e-4, atol=1e-5)
     first = batch_size or 16
