@@ -3,11 +3,12 @@
 import glob
 import os
 import secrets
+import stat
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from repe.errors import UserError
 
@@ -20,20 +21,56 @@ class Zip(zipfile.ZipFile):
     _fileRefCnt = 1  # noqa: N815  the base class's name
 
 
-def is_plain_name(name: str) -> bool:
-    """Whether `name` is a single printable path component: no concept, language or label may leave its folder."""
-    return name.isprintable() and name == name.strip() and name not in ("", ".", "..") and not {"/", "\\"} & {*name}
+# ASCII characters with a meaning in paths, LaTeX, Matplotlib, spreadsheets, HTML or shells.
+SPECIAL = frozenset("!\"#$%&'*/:;<=>?@[\\]^`{|}~")
+
+
+def is_plain_name(name: Any) -> bool:
+    """Whether `name` is safe as a part of a path and in every output: printable, beginning with a letter or digit."""
+    is_text = isinstance(name, str) and name.isprintable() and name == name.strip()
+    return is_text and name[:1].isalnum() and SPECIAL.isdisjoint(name) and len(name.encode(errors="replace")) < 200
+
+
+def are_names(values: Iterable[Any]) -> bool:
+    """Whether all values are plain names."""
+    return all(map(is_plain_name, values))
 
 
 def plain_name(name: str, what: str) -> str:
     """`name` itself.
 
     Raises:
-        UserError: it is not a single printable path component.
+        UserError: it is not a plain name.
     """
     if not is_plain_name(name):
         raise UserError(f"{what} {name!r} is not a valid name (letters, digits, '.', '_', '-'): choose another")
     return name
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read its bytes.
+
+    Raises:
+        UserError: it is a folder, a device or a pipe, which may never end.
+        OSError: it cannot be opened.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for somebody to write to it.
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise UserError(f"{path} is not a regular file: replace it with one")
+    return os.fdopen(number, "rb")
+
+
+def check_inside(path: Path, folder: Path) -> Path:
+    """`path` itself.
+
+    Raises:
+        UserError: it leads to a place outside of `folder` through a symbolic link.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{path} is a link to a place outside of {folder}: replace it with a copy of the file")
+    return path
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> Path:

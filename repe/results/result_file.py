@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from repe.errors import UserError, damaged_file
-from repe.files import is_plain_name, locked, plain_name
+from repe.files import are_names, locked, plain_name
 from repe.paper import FAMILIES, Family, family_by_name
 from repe.results import torch_archive
 
@@ -255,11 +255,6 @@ def check_results_folder(folder: Path, remedy: str) -> None:
 def are_texts(values: Any) -> bool:
     """Whether all values are strings."""
     return all(isinstance(value, str) for value in values)
-
-
-def are_names(values: Any) -> bool:
-    """Whether all values are names that may become part of a path."""
-    return all(isinstance(value, str) and is_plain_name(value) for value in values)
 
 
 def expect(condition: Any, fault: str) -> None:

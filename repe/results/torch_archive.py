@@ -1,34 +1,82 @@
 """PyTorch archives of plain data and tensors: equal content gives equal bytes on every machine."""
 
 import io
+import os
+import re
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from repe.files import Zip, write_whole
+from repe.files import Zip, open_regular, write_whole
 from repe.paper import LANGUAGES, in_paper_order
+from repe.results.pickle_check import check_pickle
+
+# What PyTorch writes for tensors.
+FUNCTIONS = frozenset({"torch._utils._rebuild_tensor_v2", "collections.OrderedDict"})
+STORAGES = frozenset(f"torch.{kind}Storage" for kind in ("Half", "Float", "Double", "Char", "Byte", "Long"))
+# Members of an archive, without the archive's own name in front.
+MEMBER = re.compile(r"data\.pkl|data/\d+|version|byteorder|\.(format_version|storage_alignment|data/serialization_id)")
 
 
 def read(path: Path) -> Any:
-    """The content of a PyTorch archive of plain data.
+    """The content of a PyTorch archive of plain data and tensors.
 
     Raises:
-        Exception: of any type, if the file is damaged or names anything that PyTorch's restricted unpickler refuses.
+        UserError: it is not a regular file.
+        Exception: of any type, if the file is damaged, names anything that PyTorch's restricted unpickler refuses, or
+            has more content than its size allows.
     """
-    with path.open("rb") as file:
-        with Zip(file) as archive:
-            # PyTorch stores without compression: a compressed archive can unpack to more than fits into memory.
-            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-                raise ValueError("it is compressed, which result files are not")
-            # PyTorch does not verify the checksums that it writes.
-            if wrong := archive.testzip():
-                raise ValueError(f"the checksum of {wrong} is wrong")
+    with open_regular(path) as file:
+        check_pickle(program_of(file), FUNCTIONS, STORAGES)
         file.seek(0)
         with warnings.catch_warnings(action="ignore"):
-            return torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        tensors = [leaf for leaf in leaves(content) if isinstance(leaf, torch.Tensor)]
+        check_size(sum(tensor.numel() * tensor.element_size() for tensor in tensors), file)
+        return content
+
+
+def program_of(file: BinaryIO) -> bytes:
+    """The pickle in a PyTorch archive.
+
+    Raises:
+        Exception: of any type, if the archive is damaged or is not such as PyTorch writes.
+    """
+    with Zip(file) as archive:
+        members = {info.filename.partition("/")[2].casefold(): info for info in archive.infolist()}
+        # PyTorch stores without compression: a compressed archive can unpack to more than fits into memory.
+        if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
+            raise ValueError("it is compressed, which result files are not")
+        if len(members) < len(archive.infolist()) or not all(map(MEMBER.fullmatch, members)):
+            raise ValueError("it has other members than result files have")
+        check_size(sum(info.file_size for info in members.values()), file)
+        # PyTorch does not verify the checksums that it writes.
+        if wrong := archive.testzip():
+            raise ValueError(f"the checksum of {wrong} is wrong")
+        return archive.read(members["data.pkl"])
+
+
+def check_size(content: int, file: BinaryIO) -> None:
+    """Refuse a file whose content takes more bytes than the file, such as a view that repeats a number."""
+    if content > os.fstat(file.fileno()).st_size:
+        raise ValueError("its content is larger than the file")
+
+
+def leaves(content: Any) -> Iterator[Any]:
+    """Everything in nested dicts, lists and tuples."""
+    pending = [content]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            pending += node.values()
+        elif isinstance(node, list | tuple):
+            pending += node
+        else:
+            yield node
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
