@@ -7,6 +7,7 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,6 +46,39 @@ def plain_name(name: str, what: str) -> str:
     if not is_plain_name(name):
         raise UserError(f"{what} {name!r} is not a valid name (letters, digits, '.', '_', '-'): choose another")
     return name
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything at `path`.
+
+    Raises:
+        UserError: a folder on the way cannot be read.
+    """
+    try:
+        return path.exists() or path.is_symlink()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def entries(folder: Path, pattern: str) -> list[Path]:
+    """Paths below `folder` that match a pattern such as `*/*.pk`, sorted; none if it does not exist.
+
+    Raises:
+        UserError: a folder cannot be read, whose content would be left out otherwise.
+    """
+    first, _, rest = pattern.partition("/")
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    found = [folder / name for name in names if fnmatchcase(name, first)]
+    return [path for one in found for path in (entries(one, rest) if rest else [one])]
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be read ({error.strerror or error}): check its permissions, or move it away")
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -4,8 +4,6 @@ The files are PyTorch archives around a pickle. The pickle is checked before it 
 functions and classes of this module, which hold data. Tensors, which results do not need, are left out.
 """
 
-import io
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from repe.errors import UserError, damaged_file
-from repe.files import are_names, open_regular
+from repe.files import are_names, check_inside, open_regular
 from repe.results import torch_archive
-from repe.results.pickle_check import check_pickle
 
 # Number types that the downloads can hold, by NumPy's code in a pickle.
 _NUMBERS = ("f2", "f4", "f8", "b1", "i1", "i2", "i4", "i8", "u1")
@@ -64,23 +61,11 @@ _FUNCTIONS: dict[str, Any] = {
     "_codecs.encode": lambda text, _: text.encode("latin1"),
     **{f"{core}._reconstruct": _Array for core in _CORES},
     **{f"{core}.scalar": _scalar for core in _CORES},
-    **dict.fromkeys(torch_archive.FUNCTIONS, lambda *_: None),
 }
 _CLASSES: dict[str, Any] = {
     "numpy.ndarray": _Array,
     **{f"repe.rep_readers.{kind}RepReader": _Reader for kind in ("ClusterMean", "PCA", "Random")},
-    **dict.fromkeys(torch_archive.STORAGES),
 }
-
-
-class _Unpickler(pickle.Unpickler):
-    """Python's unpickler, for pickles that are checked already: all names are known."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        return (_FUNCTIONS | _CLASSES)[f"{module}.{name}"]
-
-    def persistent_load(self, _: Any) -> None:
-        """The storage of a tensor."""
 
 
 def read_vectors(path: Path) -> dict[str, dict[str, Any]]:
@@ -108,10 +93,8 @@ def read_accuracy(path: Path) -> dict[str, dict[str, dict[int, float]]]:
 def _read(path: Path, parse: Callable[[Any], Entry], expected: str) -> dict[str, Entry]:
     """What `parse` makes of each language's entry in the file."""
     try:
-        with open_regular(path) as file:
-            program = torch_archive.program_of(file)
-            check_pickle(program, _FUNCTIONS, _CLASSES)
-            content = _Unpickler(io.BytesIO(program)).load()
+        with open_regular(check_inside(path, path.parents[1])) as file:
+            content = torch_archive.unpickle(torch_archive.program_of(file), _FUNCTIONS, _CLASSES)
             if not isinstance(content, dict) or not are_names(content):
                 raise ValueError("it has no language names")
             entries = [vars(entry) if isinstance(entry, _Reader) else entry for entry in content.values()]

@@ -5,15 +5,15 @@ that is only in a released download (`.pk`) is read from there. A run adds what 
 is locked while it changes and replaced as a whole.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from repe.errors import UserError, damaged_file
-from repe.files import are_names, locked, plain_name
-from repe.paper import FAMILIES, Family, family_by_name
+from repe.files import are_names, check_inside, entries, exists, locked, plain_name
+from repe.paper import FAMILIES, TRAIN_SHARE, Family, family_by_name
 from repe.results import torch_archive
 
 FORMAT = 1
@@ -25,6 +25,9 @@ SETTINGS = (
 )
 # Values of settings that a file's meta does not mention.
 DEFAULTS = {"split_by": "pair"}
+
+# Types of values in meta, and in its dicts.
+PLAIN = (str, int, float, bool, type(None))
 
 # Inputs by language, as digests in meta: pairs (of targets) and, for accuracies, vectors (of sources).
 INPUTS = ("data", "vectors")
@@ -72,15 +75,9 @@ class ResultFile:
         Raises:
             UserError: the file is damaged, would run code, or was written by a later version.
         """
-        if not self.path.exists():
+        if not self.has_file:
             return {"format": FORMAT, "meta": {}, "layers": [], **{table: {} for table in self.tables}}
-        try:
-            content = torch_archive.read(self.path)
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be read ({error.strerror or error}): check its permissions") from error
-        # PyTorch raises many types for damaged archives; weights_only has refused anything that would run code.
-        except Exception as error:
-            raise self.damaged("not an archive of plain data and tensors") from error
+        content = read_archive(self.path)
         if isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] != FORMAT:
             raise UserError(f"{self.path} has format {content['format']!r}, not {FORMAT}: update this software")
         try:
@@ -90,19 +87,25 @@ class ResultFile:
             raise self.damaged(f"{error or 'its tables are missing'}") from error
         return content  # type: ignore[no-any-return]
 
+    @property
+    def has_file(self) -> bool:
+        """Whether the `.pt` file exists."""
+        return exists(self.path)
+
+    @property
+    def has_download(self) -> bool:
+        """Whether the `.pk` file exists."""
+        return exists(self.released_path)
+
     def damaged(self, reason: str) -> UserError:
         """The error for a file that cannot be used."""
-        remedy = "delete it and run the stage again, or restore a copy"
-        return damaged_file(f"{self.path} is damaged", reason, remedy)
+        return damaged(self.path, reason)
 
     def _check(self, content: dict[str, Any]) -> None:
         """Raise an error that names the fault if `content` does not have the form of this kind of file."""
         meta = content["meta"]
         expect(content["format"] == FORMAT and isinstance(meta.get("family", ""), str), "format or meta")
-        plain = (str, int, float, type(None))
-        expect(all(isinstance(meta.get(name), plain) for name in SETTINGS), "settings in meta")
-        for name in INPUTS:
-            expect(are_names(meta.get(name, {}).keys()) and are_texts(meta.get(name, {}).values()), f"{name} in meta")
+        check_meta(meta)
         layers = content["layers"]
         expect(isinstance(layers, list) and layers == list(range(1, len(layers) + 1)) and layers, "layers are not 1..N")
         for table, depth in self.tables.items():
@@ -120,8 +123,7 @@ class ResultFile:
 
     def missing(self, languages: Sequence[str]) -> list[str]:
         """Those of `languages` that a run of the stage still has to process."""
-        exists = self.path.exists() or self.released_path.exists()
-        return self._missing(languages) if exists else [*languages]
+        return self._missing(languages) if self.has_file or self.has_download else [*languages]
 
     def _missing(self, languages: Sequence[str]) -> list[str]:
         raise NotImplementedError
@@ -134,6 +136,30 @@ class ResultFile:
     def meta(self) -> dict[str, Any]:
         """What made the `.pt` file; empty if it does not exist."""
         return self.content["meta"]  # type: ignore[no-any-return]
+
+    def check_place(self) -> None:
+        """Refuse a file that was made as another one than its place says: its folder, its name and those beside it.
+
+        What a file does not record, such as a download, is not checked.
+
+        Raises:
+            UserError: they differ, or the file is damaged.
+        """
+        meta, folder = self.meta, self.path.parents[1].name
+        known = {"concept": self.concept, "method": self.kind.method, "random_direction": self.kind.random_direction}
+        if "model" in meta and "split" in meta:
+            split = "" if meta["split"] == TRAIN_SHARE else f"-{meta['split']}"
+            by = setting(meta, "split_by")
+            meta = meta | {"folder": f"{meta['model']}{split}{'' if by == 'pair' else f'-{by}'}"}
+            known["folder"] = folder
+        for name, expected in known.items():
+            if meta.get(name, expected) != expected:
+                raise self.damaged(f"its {name} is {meta[name]!r}, but its place says {expected!r}")
+
+    @property
+    def depth(self) -> int:
+        """Number of layers; 0 if there are no results."""
+        raise NotImplementedError
 
     def family(self) -> Family:
         """The model's family according to the file, else according to the folder's name."""
@@ -204,7 +230,8 @@ class ResultFile:
                 name: _merged(old.get(name, {}), tables.get(name, {}), depth) for name, depth in self.tables.items()
             }
             numbers = list(range(1, layers + 1))
-            content = {"format": FORMAT, "meta": _merged(old.get("meta", {}), meta, 2), "layers": numbers, **merged}
+            made_by = _merged(old.get("meta", {}), {**meta, "concept": self.concept} if meta else meta, 2)
+            content = {"format": FORMAT, "meta": made_by, "layers": numbers, **merged}
             self._check(content)
             torch_archive.write(self.path, content)
             self._forget()
@@ -241,15 +268,83 @@ class ResultFile:
 File = TypeVar("File", bound=ResultFile)
 
 
+def check_files(files: Sequence[ResultFile]) -> None:
+    """Check the places of a model's files, and refuse files of different models among them.
+
+    Raises:
+        UserError: a file is at the wrong place or damaged, or two differ in depth, weights or family.
+    """
+    first = files[0]
+    for file in files:
+        file.check_place()
+        if file.depth != first.depth:
+            raise file.damaged(f"it has {file.depth} layers, but {first.path} has {first.depth}")
+        for name in ("weights", "family"):
+            both = [one.meta[name] for one in (file, first) if name in one.meta]
+            if len(set(both)) > 1:
+                raise file.damaged(f"its {name} is {both[0]!r:.40}, but {both[1]!r:.40} in {first.path}")
+
+
 def check_results_folder(folder: Path, remedy: str) -> None:
     """Refuse a model's results folder that does not exist.
 
     Raises:
         UserError: it does not; names the folders that have results.
     """
-    if not folder.is_dir():
-        found = " ".join(sorted(path.name for path in folder.parent.glob("*") if any(path.glob("*/*.p[tk]"))))
+    if not exists(folder):
+        found = " ".join(dict.fromkeys(path.parts[-3] for path in entries(folder.parent, "*/*/*.p[tk]")))
         raise UserError(f"no results in {folder} (found: {found or 'none'}): {remedy}")
+
+
+def damaged(path: Path, reason: str) -> UserError:
+    """The error for a result file that cannot be used."""
+    return damaged_file(f"{path} is damaged", reason, "delete it and run the stage again, or restore a copy")
+
+
+def read_archive(path: Path, read: Callable[[Path], Any] = torch_archive.read) -> Any:
+    """The content of a `.pt` file in a model's folder, unchecked.
+
+    Args:
+        path: `<model>/<concept>/<file>`.
+        read: with or without tensors.
+
+    Raises:
+        UserError: it is damaged, cannot be read, would run code, or is a link to another folder.
+    """
+    try:
+        return read(check_inside(path, path.parents[1]))
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from error
+    # Damaged archives can raise any type; the check of the pickle has refused anything that would run code.
+    except Exception as error:
+        raise damaged(path, "not an archive of plain data and tensors") from error
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """The checked meta of a `.pt` file, with the number of `layers`; no tensors are read.
+
+    Raises:
+        UserError: as `read_archive`.
+    """
+    content = read_archive(path, torch_archive.read_plain)
+    try:
+        check_meta(content["meta"])
+        return {**content["meta"], "layers": len(content["layers"])}
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise damaged(path, str(error)) from error
+
+
+def check_meta(meta: Any) -> None:
+    """Raise an error that names the fault if `meta` holds anything but plain values, and dicts of them."""
+    for name, value in meta.items():
+        inside = value.values() if isinstance(value, dict) else [value]
+        keys = value.keys() if isinstance(value, dict) else ()
+        expect(are_texts([name]) and are_names(keys) and all(type(one) in PLAIN for one in inside), f"{name} in meta")
+    for name in INPUTS:
+        expect(are_texts(meta.get(name, {}).values()), f"{name} in meta")
+    expect(not any(isinstance(meta.get(name), dict) for name in SETTINGS), "settings in meta")
 
 
 def are_texts(values: Any) -> bool:

@@ -2,10 +2,11 @@
 
 import io
 import os
+import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +39,47 @@ def read(path: Path) -> Any:
         tensors = [leaf for leaf in leaves(content) if isinstance(leaf, torch.Tensor)]
         check_size(sum(tensor.numel() * tensor.element_size() for tensor in tensors), file)
         return content
+
+
+def read_plain(path: Path) -> Any:
+    """The content of a PyTorch archive without its tensors, in whose places are None.
+
+    Raises:
+        Exception: as `read`.
+    """
+    with open_regular(path) as file:
+        return unpickle(program_of(file), {}, {})
+
+
+def unpickle(program: bytes, functions: Mapping[str, Any], classes: Mapping[str, Any]) -> Any:
+    """The object of a pickle, without tensors.
+
+    Args:
+        program: the pickle.
+        functions: what stands for the functions that it names, besides those of tensors.
+        classes: the same for classes.
+
+    Raises:
+        Exception: of any type, if the program is damaged, names anything else or has too much content.
+    """
+    functions = {**dict.fromkeys(FUNCTIONS, lambda *_: None), **functions}
+    classes = {**dict.fromkeys(STORAGES), **classes}
+    check_pickle(program, functions, classes)
+    return _Unpickler(io.BytesIO(program), {**functions, **classes}).load()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Python's unpickler with the names of a pickle that is checked already."""
+
+    def __init__(self, file: BinaryIO, names: Mapping[str, Any]) -> None:
+        super().__init__(file)
+        self.names = names
+
+    def find_class(self, module: str, name: str) -> Any:
+        return self.names[f"{module}.{name}"]
+
+    def persistent_load(self, _: Any) -> None:
+        """The storage of a tensor."""
 
 
 def program_of(file: BinaryIO) -> bytes:

@@ -71,7 +71,10 @@ HOSTILE = {
     "a list in itself": pickle.dumps(itself(), 2),
     "a list that grows after it is used": b"\x80\x02]q\x00h\x00a.",
     "equal hashes": pickle.dumps({number * (2**61 - 1): 0 for number in range(9)}, 2),
-    "text that is encoded again and again": b"\x80\x02X\xe8\x03\x00\x00" + b"a" * 1000 + b"q\x000(" + b"h\x00\x85R" * 99,
+    "text that is encoded again and again": b"\x80\x02X\xe8\x03\x00\x00"
+    + b"a" * 1000
+    + b"q\x000("
+    + b"h\x00\x85R" * 99,
     "a class that is changed": b"\x80\x02cx\nC\n}X\x01\x00\x00\x00aK\x01sb.",
     "a function that is unknown": b"\x80\x02cos\nsystem\n.",
     "a call of a class": b"\x80\x02cx\nC\n)R.",
