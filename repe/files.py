@@ -2,16 +2,21 @@
 
 import glob
 import os
+import platform
 import secrets
 import stat
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from repe.errors import UserError
+from repe.errors import UserError, printable
+
+# Seconds to wait for a lock, and the variable that sets another number; after the first ones, say whom one waits for.
+LOCK_SECONDS, NOTICE_AFTER = "REPE_LOCK_SECONDS", 5.0
 
 
 class Zip(zipfile.ZipFile):
@@ -136,8 +141,9 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> Path:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Flush a rename to disk where the system supports it: otherwise a power cut may bring the old file back."""
-    if hasattr(os, "O_DIRECTORY"):
+    """Flush a rename to disk where the file system can: otherwise a power cut may bring the old file back."""
+    # Some network file systems cannot. The new file is in place all the same.
+    with suppress(OSError):
         handle = os.open(folder, os.O_DIRECTORY)
         try:
             os.fsync(handle)
@@ -161,14 +167,49 @@ def writable_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of the file at `path`, so that one process at a time reads, changes and rewrites it."""
-    from filelock import FileLock
+    """Hold the lock of the file at `path`, so that one process at a time reads, changes and rewrites it.
+
+    Another process holds it for the moment of a write. After LOCK_SECONDS, a process that does not let go is an error.
+
+    Raises:
+        UserError: the lock cannot be opened, or somebody else holds it for too long.
+    """
+    from filelock import FileLock, Timeout
 
     writable_folder(path.parent)
     lock = path.with_name(f".{path.name}.lock")
-    with FileLock(lock):
+    if exists(lock) and (lock.is_symlink() or not lock.is_file()):
+        raise UserError(f"{lock} is not a regular file: delete it")
+    patience = float(os.environ.get(LOCK_SECONDS, "600"))
+    # For other users as well: what they may write, the folder decides.
+    file_lock = FileLock(lock, mode=0o666)
+    try:
+        try:
+            file_lock.acquire(timeout=min(patience, NOTICE_AFTER))
+        except Timeout:
+            print(f"\nwaiting for {lock}, which {_holder(lock)} holds", file=sys.stderr, flush=True)
+            file_lock.acquire(timeout=max(patience - NOTICE_AFTER, 0))
+        with suppress(OSError):  # only for the message of others
+            lock.write_text(f"process {os.getpid()} on {platform.node()}")
+    except Timeout:
+        remedy = f"end that process, or wait for longer with {LOCK_SECONDS} in the environment"
+        raise UserError(f"{_holder(lock)} has held {lock} for {patience:g} seconds: {remedy}") from None
+    except OSError as error:
+        raise UserError(
+            f"{lock} cannot be locked ({error.strerror or error}): let its owner delete it, or choose another folder"
+        ) from error
+    try:
         # Nobody else writes this file now, so its temporary files are left over from killed runs.
         for stale in path.parent.glob(f"{glob.escape(f'.{path.name}.')}*"):
             if stale != lock:
                 stale.unlink(missing_ok=True)
         yield
+    finally:
+        file_lock.release()
+
+
+def _holder(lock: Path) -> str:
+    try:
+        return printable(lock.read_text()[:80]) or "another process"
+    except (OSError, ValueError):
+        return "another process"

@@ -1,6 +1,7 @@
 """Recognition accuracy of each language's vectors on each language's pairs (Sections 3.2, 3.4): `acc.pt`."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -59,10 +60,12 @@ class AccuracyFile(ResultFile):
         """Also refuse accuracies of another number of layers than the vectors beside them have."""
         super().check_place()
         beside = self.path.with_name(self.kind.file_name("reader_dict"))
+        layers = self.depth
         if self.has_file and exists(beside):
-            layers = read_meta(beside)["layers"]
-            if layers != self.depth:
-                raise self.damaged(f"it has {self.depth} layers, but {beside.name} beside it has {layers}")
+            with suppress(UserError):  # damaged vectors are not needed here
+                layers = read_meta(beside)["layers"]
+        if layers != self.depth:
+            raise self.damaged(f"it has {self.depth} layers, but {beside.name} beside it has {layers}")
 
     def cell(self, table: str, source: str, target: str) -> np.ndarray:
         """The entry of a source's vectors on a target's pairs.

@@ -342,6 +342,7 @@ def check_meta(meta: Any) -> None:
         inside = value.values() if isinstance(value, dict) else [value]
         keys = value.keys() if isinstance(value, dict) else ()
         expect(are_texts([name]) and are_names(keys) and all(type(one) in PLAIN for one in inside), f"{name} in meta")
+        "".join(map(str, inside)).encode()  # refuses half a surrogate pair, which no text file can hold
     for name in INPUTS:
         expect(are_texts(meta.get(name, {}).values()), f"{name} in meta")
     expect(not any(isinstance(meta.get(name), dict) for name in SETTINGS), "settings in meta")

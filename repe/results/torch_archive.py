@@ -42,7 +42,7 @@ def read(path: Path) -> Any:
 
 
 def read_plain(path: Path) -> Any:
-    """The content of a PyTorch archive without its tensors, in whose places are None.
+    """The content of a PyTorch archive without its tensors, in whose places is an Ellipsis.
 
     Raises:
         Exception: as `read`.
@@ -62,7 +62,7 @@ def unpickle(program: bytes, functions: Mapping[str, Any], classes: Mapping[str,
     Raises:
         Exception: of any type, if the program is damaged, names anything else or has too much content.
     """
-    functions = {**dict.fromkeys(FUNCTIONS, lambda *_: None), **functions}
+    functions = {**dict.fromkeys(FUNCTIONS, lambda *_: ...), **functions}
     classes = {**dict.fromkeys(STORAGES), **classes}
     check_pickle(program, functions, classes)
     return _Unpickler(io.BytesIO(program), {**functions, **classes}).load()

@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
 
 def as_table(rows: "Sequence[Row]") -> str:
     """The rows in columns as wide as their widest cell."""
-    cells = [("model", "concept", "kind", "vectors", "accuracies")]
+    cells: list[tuple[str, ...]] = [("model", "concept", "kind", "vectors", "accuracies")]
     cells += [(row.model, row.concept, row.kind, row.vectors.text, row.accuracies.text) for row in rows]
     cells = [tuple(map(printable, line)) for line in cells]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -3,9 +3,11 @@
 import contextlib
 import io
 import itertools
+import json
 import os
 import sys
 import time
+import traceback
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -94,12 +96,21 @@ def with_pickle(path: Path, program: bytes, compression: int = zipfile.ZIP_STORE
     path.write_bytes(buffer.getvalue())
 
 
-def run(letter: str, res: Path, user: int | None = None) -> tuple[Ended, float]:
-    """How a command ends in a fork with limited memory, as another user if one is given, and the seconds it took."""
-    line = command(letter, res)
-    start = time.monotonic()
-    ended = in_limits(lambda: (os.setuid(os.getuid() if user is None else user), script(*line)))
-    return ended, time.monotonic() - start
+def run(letters: str, res: Path, user: int | None = None) -> dict[str, tuple[Ended, float]]:
+    """How commands end and the seconds that each took, in one fork with limited memory."""
+    lines = {letter: command(letter, res) for letter in letters}
+
+    def work() -> None:
+        os.setuid(os.getuid() if user is None else user)
+        for letter, line in lines.items():
+            start = time.monotonic()
+            ended = run_here(*line)
+            print(json.dumps([letter, vars(ended), time.monotonic() - start]), flush=True)
+
+    whole = in_limits(work)
+    found = {letter: (Ended(**one), seconds) for letter, one, seconds in map(json.loads, whole.out.splitlines())}
+    assert [*found] == [*letters], f"after {[*found]}: {whole.status}, {whole.err[-500:]}"
+    return found
 
 
 def command(letter: str, res: Path) -> list[str]:
@@ -115,6 +126,8 @@ def run_here(name: str, *arguments: object) -> Ended:
             script(name, *arguments)
         except SystemExit as ended:
             return Ended(int(ended.code or 0), out.getvalue(), err.getvalue())
+        except Exception:
+            return Ended(1, out.getvalue(), traceback.format_exc())
         finally:
             sys.argv = argv
     raise AssertionError("a script ends with SystemExit")
@@ -125,9 +138,9 @@ def in_limits(work: Callable[[], object], memory: int = MEMORY) -> Ended:
     return ForkedProcess(lambda: (limit_memory(memory), work())).end(4 * SECONDS)
 
 
-def assert_refused(ended: Ended, seconds: float, *named: str) -> None:
+def assert_refused(ended: Ended, seconds: float, *named: str, where: str = "") -> None:
     """Status 2, one error line that names the file, no traceback, in time."""
-    assert ended.status == 2, ended
+    assert ended.status == 2, f"{where}: {ended}"
     lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, ended
     assert len(ended.err.splitlines()) == 1, ended

@@ -1,4 +1,4 @@
-"""Results folders from strangers: wrong results, bombs and links are refused in one line, by everything that reads them."""
+"""Results folders from strangers: wrong results, bombs and links are refused by everything that reads them."""
 
 import io
 import os
@@ -184,7 +184,7 @@ ATTACKS: dict[str, tuple[Attack, str, str]] = {
     "a tensor in meta": (in_meta("revision", torch.ones(1).expand(1 << 33)), "TCSRX", "harmfulness"),
     "nested meta": (in_meta("versions", {"torch": {"a": ["b"]}}), "TCSR", "harmfulness"),
     "a compressed bomb": (lambda res: bomb(vectors(res)), "CSRX", "harmfulness/reader_dict.pt"),
-    "stride 0": (stride_0, "CSRX", "harmfulness/reader_dict.pt"),
+    "stride 0": (stride_0, "CSX", "harmfulness/reader_dict.pt"),
     "LaTeX in a language": (named("x^^5cinput{secret}"), "TCSX", "harmfulness"),
     "comment in a language": (named("a%b&c#"), "TCS", "harmfulness"),
     "mathematics in a language": (named("$frac{$"), "TCS", "harmfulness"),
@@ -200,28 +200,28 @@ ATTACKS: dict[str, tuple[Attack, str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "letter"), [(n, letter) for n, (_, all_, _) in ATTACKS.items() for letter in all_])
-def test_attacks_are_refused(name: str, letter: str, res: Path) -> None:
-    attack, _, said = ATTACKS[name]
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks_are_refused(name: str, res: Path) -> None:
+    attack, letters, said = ATTACKS[name]
     attack(res)
-    assert_refused(*run(letter, res), said)
+    for letter, (ended, seconds) in run(letters, res).items():
+        assert_refused(ended, seconds, said, where=letter)
 
 
-@pytest.mark.parametrize("letter", "TACSRX")
-def test_an_unreadable_concept_is_not_left_out(letter: str, res: Path) -> None:
+def test_an_unreadable_concept_is_not_left_out(res: Path) -> None:
     """As another user, since the owner of all files could read them."""
     (res / MODEL / "harmfulness").chmod(0)
     (res / "cross_model").chmod(0o777)
     for folder in res.parents[:3]:
         folder.chmod(0o755)
-    ended, seconds = run(letter, res, user=NOBODY)
-    assert_refused(ended, seconds, "harmfulness")
+    for letter, (ended, seconds) in run("TACSRX", res, user=NOBODY).items():
+        assert_refused(ended, seconds, "harmfulness", where=letter)
 
 
 def test_status_lists_the_other_folders(res: Path) -> None:
     shutil.copytree(res / MODEL, res / "tiny{x}")
     (res / MODEL / "$frac{$").mkdir()
     shutil.copy(acc(res), res / MODEL / "$frac{$")
-    ended, seconds = run("S", res)
+    ended, seconds = run("S", res)["S"]
     assert_refused(ended, seconds, "$frac{$", "tiny{x}")
     assert "morality" in ended.out
