@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from repe.errors import UserError, first_of
-from repe.files import plain_name
+from repe.files import plain_name, read_regular
 from repe.paper import CONCEPTS, LANGUAGES, TRAIN_SHARE, in_paper_order
 
 # Text in front of a side, by the sample's field. The paper's other concepts use the side alone.
@@ -121,7 +121,7 @@ def read_pairs(path: str | Path, concept: str | None = None) -> list[Pair]:
 def _parse(path: Path) -> dict[str, dict[str, Any]]:
     try:
         # A byte order mark, which some editors write, is not part of the text.
-        groups = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_unique_keys)
+        groups = json.loads(read_regular(path).decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist; {_alternatives(path)}, or name another folder with --data-dir"

@@ -101,6 +101,17 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(number, "rb")
 
 
+def read_regular(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        UserError: it is a folder, a device or a pipe.
+        OSError: it cannot be read.
+    """
+    with open_regular(path) as file:
+        return file.read()
+
+
 def check_inside(path: Path, folder: Path) -> Path:
     """`path` itself.
 

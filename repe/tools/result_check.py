@@ -8,7 +8,7 @@ from pathlib import Path
 from repe.constants import METHODS
 from repe.data import data_file
 from repe.errors import UserError, first_of
-from repe.files import entries, plain_name
+from repe.files import entries, plain_name, read_regular
 from repe.paper import CONCEPTS, LANGUAGES, in_paper_order
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import SETTINGS, Kind, ResultFile, check_files, setting
@@ -168,7 +168,7 @@ def _data_digests(data_dir: Path, file: ResultFile) -> dict[str, str]:
     recorded = file.meta.get("data", {}) if _languages(file) else ()
     paths = {language: data_file(data_dir, file.concept, language) for language in recorded}
     return {
-        language: hashlib.sha256(path.read_bytes()).hexdigest() for language, path in paths.items() if path.exists()
+        language: hashlib.sha256(read_regular(path)).hexdigest() for language, path in paths.items() if path.exists()
     }
 
 
