@@ -113,6 +113,8 @@ def read_pairs(path: str | Path, concept: str | None = None) -> list[Pair]:
     if faults := [fault for fault in found if isinstance(fault, str)]:
         raise UserError(f"{path}: {first_of(faults, FAULTS_SHOWN)}. Fix the file or download it again")
     pairs = [pair for pair in found if isinstance(pair, Pair) and pair.pos != pair.neg]
+    if len({pair.key for pair in pairs}) < len(pairs):
+        raise UserError(f"{path}: two samples have the same group|name: rename one, or remove '|' from the names")
     if len(pairs) < 2:
         raise UserError(f"{path}: {len(pairs)} pair(s) with different sides; training and testing need at least two")
     return pairs

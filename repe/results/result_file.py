@@ -274,8 +274,8 @@ def check_files(files: Sequence[ResultFile]) -> None:
     Raises:
         UserError: a file is at the wrong place or damaged, or two differ in depth, weights or family.
     """
-    first = files[0]
-    for file in files:
+    files = [file for file in files if file.depth]
+    for first, file in ((files[0], file) for file in files):
         file.check_place()
         if file.depth != first.depth:
             raise file.damaged(f"it has {file.depth} layers, but {first.path} has {first.depth}")

@@ -44,6 +44,10 @@ def replies(path: Path) -> dict[Any, Any]:
 
 ATTACKS: dict[str, tuple[Make, Make]] = {
     "data: 120,000 keys and one twice": (repeated_keys, read_pairs),
+    "data: two samples with one key": (
+        text('{"a": {"b|c": {"pos": "a", "neg": "b"}}, "a|b": {"c": {"pos": "a", "neg": "b"}}}'),
+        read_pairs,
+    ),
     "data: nested": (text("[" * 200_000), read_pairs),
     "data: nested objects": (text('{"a":' * 200_000), read_pairs),
     "data: a long number": (text('{"g": {"1": ' + "9" * 200_000 + "}}"), read_pairs),
