@@ -12,7 +12,8 @@ from repe.data import Pair
 from repe.errors import UserError
 from repe.files import exists
 from repe.results import downloads
-from repe.results.result_file import INPUTS, ResultFile, are_texts, expect, read_meta
+from repe.results.meta import INPUTS, are_texts, expect, read_meta
+from repe.results.result_file import ResultFile
 from repe.results.torch_archive import holds
 
 # Tables that downloads do not have.

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from repe.files import check_inside, entries, exists, is_plain_name
-from repe.results.result_file import read_meta
+from repe.results.meta import read_meta
 from repe.tools.report.parts import Item, images, read, read_table
 
 HASH = 12  # digits shown of a SHA-256
