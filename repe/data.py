@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from repe.errors import UserError, first_of
-from repe.files import plain_name
+from repe.files import plain_name, read_regular
 from repe.paper import CONCEPTS, LANGUAGES, TRAIN_SHARE, in_paper_order
 
 # Text in front of a side, by the sample's field. The paper's other concepts use the side alone.
@@ -113,6 +113,8 @@ def read_pairs(path: str | Path, concept: str | None = None) -> list[Pair]:
     if faults := [fault for fault in found if isinstance(fault, str)]:
         raise UserError(f"{path}: {first_of(faults, FAULTS_SHOWN)}. Fix the file or download it again")
     pairs = [pair for pair in found if isinstance(pair, Pair) and pair.pos != pair.neg]
+    if len({pair.key for pair in pairs}) < len(pairs):
+        raise UserError(f"{path}: two samples have the same group|name: rename one, or remove '|' from the names")
     if len(pairs) < 2:
         raise UserError(f"{path}: {len(pairs)} pair(s) with different sides; training and testing need at least two")
     return pairs
@@ -121,7 +123,7 @@ def read_pairs(path: str | Path, concept: str | None = None) -> list[Pair]:
 def _parse(path: Path) -> dict[str, dict[str, Any]]:
     try:
         # A byte order mark, which some editors write, is not part of the text.
-        groups = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_unique_keys)
+        groups = json.loads(read_regular(path).decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist; {_alternatives(path)}, or name another folder with --data-dir"

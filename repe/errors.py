@@ -13,6 +13,11 @@ class UserError(Exception):
     reason = ""
 
 
+def printable(text: str) -> str:
+    """`text` in one line, with escapes in place of characters that would control a terminal."""
+    return "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in " ".join(text.split()))
+
+
 def damaged_file(what: str, reason: str, remedy: str) -> UserError:
     """The error for a file that cannot be used as it is."""
     error = UserError(f"{what} ({reason}): {remedy}")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from stress.built import built_files
 from stress.fuzz_data import fuzz_data
 from stress.fuzz_results import fuzz_results
 from stress.hostile import hostile_pickles, hostile_weights
@@ -51,6 +52,10 @@ def test_fuzzed_result_files_are_read_correctly_or_refused(
     file_type: type[VectorFile] | type[AccuracyFile], released: bool, workspace: Workspace
 ) -> None:
     assert_no_failure(fuzz_results(workspace, file_type, released, 50), 50)
+
+
+def test_files_built_to_hang_or_mislead_are_refused(workspace: Workspace) -> None:
+    assert_no_failure(built_files(workspace, 60), 60)
 
 
 def test_hostile_pickles_run_no_code_under_any_name(workspace: Workspace) -> None:

@@ -143,6 +143,6 @@ def side_by_side(tables: Mapping[Selection, pd.DataFrame]) -> pd.DataFrame:
 def _accuracies_beside(file: VectorFile) -> AccuracyFile:
     """The accuracies of a file's vectors."""
     beside = AccuracyFile(file.path.parents[2], file.path.parent.parent.name, file.concept, file.kind)
-    if not (beside.path.exists() or beside.released_path.exists()):
+    if not (beside.has_file or beside.has_download):
         raise UserError(f"--layer-select validation needs {beside.path}, which is missing: run recognize_concept.py")
     return beside

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from repe.errors import UserError, first_of
-from repe.files import is_plain_name
+from repe.files import is_plain_name, read_regular
 
 FIELDS: dict[str, type | tuple[type, ...]] = {"id": (str, int), "lang": str, "prompt": str, "harmful": bool}
 
@@ -55,7 +55,7 @@ def read_prompts(path: Path) -> PromptFile:
         UserError: the file cannot be read, has no prompts, or has invalid lines.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path)
         # splitlines would also split at characters that are valid in a text, such as U+2028.
         lines = raw.decode("utf-8-sig").split("\n")
     except OSError as error:

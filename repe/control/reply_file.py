@@ -10,7 +10,7 @@ from typing import Any
 from repe.constants import BASELINES
 from repe.control.prompts import Prompt
 from repe.errors import UserError
-from repe.files import locked, write_whole
+from repe.files import locked, read_regular, write_whole
 
 Row = dict[str, Any]
 """A line: id, lang, harmful, strength, baseline, prompt, reply; then draw (number of the random direction),
@@ -46,10 +46,11 @@ class ReplyFile:
             return {}
         with _readable(self.path):
             # splitlines would also split at characters that are valid in a reply, such as U+2028.
-            lines = self.path.read_bytes().decode().removesuffix("\n").split("\n")
+            lines = read_regular(self.path).decode().removesuffix("\n").split("\n")
             rows = [json.loads(line) for line in lines]
             if not all(isinstance(row["reply"], str) and isinstance(row["harmful"], bool) for row in rows):
                 raise ValueError("a reply is not text")
+            "".join(row["reply"] for row in rows).encode()  # refuses half a surrogate pair
             return self._by_key(rows)
 
     def _by_key(self, rows: Iterable[Row]) -> dict[Key, Row]:
@@ -86,7 +87,7 @@ class ReplyFile:
         if not self.path.exists():
             return self.settings
         with _readable(self.settings_path):
-            known: dict[str, Any] = json.loads(self.settings_path.read_text(encoding="utf-8"))
+            known: dict[str, Any] = json.loads(read_regular(self.settings_path))
             if not isinstance(known["vectors"], dict):
                 raise ValueError("vectors are not a table by language")
             return known

@@ -2,12 +2,13 @@
 
 import hashlib
 import logging
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from repe.errors import UserError
+from repe.models.gguf_check import check_gguf
+from repe.models.limits import check_index
 
 # Files of a model and its tokenizer; safetensors are preferred, the rest of a repository is never downloaded.
 SMALL_FILES = ("*.json", "*.model", "*.tiktoken", "*.txt", "*.jinja")
@@ -15,9 +16,6 @@ WEIGHTS = ("*.safetensors", "*.bin")
 # Other formats of the same weights, and the folders of other libraries.
 NEVER = ("consolidated*", "*/*")
 TOKENIZER_FILES = ("tokenizer.json", "*.model", "*.tiktoken")
-
-# Bytes that a tensor and an entry take at least in the header of a GGUF file.
-SMALLEST_TENSOR, SMALLEST_ENTRY = 33, 13
 
 # The fingerprint samples this many evenly spread pieces of this many bytes from each weight file.
 PIECES, PIECE_BYTES = 64, 1 << 16
@@ -72,38 +70,19 @@ def find(source: str, revision: str | None = None, with_code: bool = False) -> M
         UserError: the folder or hub id does not exist, the hub cannot be reached, or access is denied.
     """
     path = Path(source)
-    if path.suffix == ".gguf" and path.is_file():
-        _check_gguf(path)
+    if path.suffix == ".gguf" and path.exists() and not path.is_dir():
+        check_gguf(path)
         return ModelFolder(path.parent, path.stem, "", {"gguf_file": path.name})
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(
                 f"{path} has no config.json: give the folder of a Transformers model or a hub id with --model-path"
             )
+        check_index(path)
         return ModelFolder(path, path.resolve().name, "")
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise UserError(f"--model-path {source}: the folder does not exist, and a hub id has the form owner/name")
     return _download(source, revision, with_code)
-
-
-def _check_gguf(path: Path) -> None:
-    """Refuse a file whose header is not GGUF or promises more than the file can hold.
-
-    Header, little endian: `GGUF`, uint32 version, uint64 number of tensors, uint64 number of metadata entries.
-
-    Raises:
-        UserError: the file is not a GGUF checkpoint, or is truncated.
-    """
-    with path.open("rb") as file:
-        header = file.read(24)
-    if len(header) < 24 or header[:4] != b"GGUF":
-        raise UserError(f"{path} is not a GGUF file (it does not begin with GGUF): download it again")
-    tensors, entries = struct.unpack("<QQ", header[8:])
-    if tensors * SMALLEST_TENSOR + entries * SMALLEST_ENTRY > path.stat().st_size:
-        raise UserError(
-            f"{path} is damaged (its header promises {tensors} tensors and {entries} entries, more than fit into the "
-            "file): download it again"
-        )
 
 
 def _download(hub_id: str, revision: str | None, with_code: bool) -> ModelFolder:
@@ -117,6 +96,7 @@ def _download(hub_id: str, revision: str | None, with_code: bool) -> ModelFolder
         weights = WEIGHTS[:1] if any(name.endswith(".safetensors") for name in names) else WEIGHTS
         wanted = [*SMALL_FILES, *weights, *(["*.py"] if with_code else [])]
         path = snapshot_download(hub_id, revision=info.sha, allow_patterns=wanted, ignore_patterns=[*NEVER])
+        check_index(Path(path))
         return ModelFolder(Path(path), hub_id, str(info.sha))
     except errors.HFValidationError as error:
         raise UserError(
@@ -145,4 +125,5 @@ def _cached(hub_id: str, revision: str | None, reason: Exception) -> ModelFolder
             f"{hub_id} is not on this machine and the model hub cannot be reached ({str(reason).splitlines()[0]}): "
             "download it on a machine with a network and give its folder with --model-path"
         ) from reason
+    check_index(path)
     return ModelFolder(path, hub_id, path.name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from repe.errors import UserError
+from repe.models.limits import in_child
 
 PLACE = "{input}"
 PLAIN = PLACE
@@ -152,10 +153,12 @@ def resolve_template(template: str, tokenizer: Any) -> Template:
         return Template(PLAIN, special_tokens=True)
     conversation = [{"role": "user", "content": PLACE}]
     try:
-        text = tokenizer.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=True, date_string=FIXED_DATE
+        text = in_child(
+            lambda: tokenizer.apply_chat_template(
+                conversation, tokenize=False, add_generation_prompt=True, date_string=FIXED_DATE
+            )
         )
-    except Exception as error:  # jinja2's and the templates' own, of any type
+    except (OSError, ValueError) as error:
         raise UserError(f"the tokenizer's chat template fails ({error}): give another with --template") from error
     if PLACE not in text:
         raise UserError(f"the tokenizer's chat template drops the text: give another with --template '{PLAIN}'")

@@ -13,7 +13,9 @@ import transformers
 from torch import nn
 
 from repe.errors import UserError
+from repe.files import open_regular
 from repe.models import hub
+from repe.models.limits import check_config, pinned_attention
 from repe.models.model import Model, find_blocks
 from repe.models.registry import AUTO, Template, check_template, resolve_template, untrained_suffix
 from repe.vectors.hidden_states import ROUNDING, last_token_states, relative_difference, tokenize
@@ -112,7 +114,11 @@ class ModelSource:
     def config(self) -> dict[str, Any]:
         """Content of config.json."""
         with self._readable("the config"):
-            return dict(transformers.PretrainedConfig.get_config_dict(self.folder.path, **self.folder.options)[0])
+            path = self.folder.path / self.folder.options.get("gguf_file", "config.json")
+            with open_regular(path):
+                found = dict(transformers.PretrainedConfig.get_config_dict(self.folder.path, **self.folder.options)[0])
+            check_config(found, path)
+            return found
 
     @property
     def is_causal(self) -> bool:
@@ -236,6 +242,7 @@ class ModelSource:
             trust_remote_code=self.trust_remote_code,
             local_files_only=True,
             output_loading_info=True,
+            **pinned_attention(self.config),
             # Reported in `info` like what is missing, instead of an error that names no tensor.
             ignore_mismatched_sizes=True,
             **self.folder.options,
@@ -249,7 +256,11 @@ class ModelSource:
             raise UserError("--untrained is not available for first-generation Qwen: use another model")
         options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
         config = transformers.AutoConfig.from_pretrained(
-            self.folder.path, local_files_only=True, **options, **self.folder.options
+            self.folder.path,
+            local_files_only=True,
+            **options,
+            **pinned_attention(self.config),
+            **self.folder.options,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.untrained or 0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,6 +12,15 @@ from repe.files import write_whole
 from repe.models.registry import MODELS
 from repe.uncertainty.bootstrap import ALL
 
+MATHEMATICS = (r"$\Delta$Direct", r"$\Delta$Split")
+LATEX = str.maketrans(
+    {
+        **{mark: f"\\{mark}" for mark in "#$%&_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
+)
 PACKAGES = "% \\usepackage{booktabs,multirow}\n"
 TABLE_1 = "table1_linguistic_correlation"
 TABLE_6 = "table6_recognition_accuracy"
@@ -96,7 +106,9 @@ def table1(correlation: pd.DataFrame) -> pd.DataFrame:
 def _latex_of_table6(accuracy: pd.DataFrame, selection: Selection) -> str:
     caption = "{}: recognition accuracy (\\%) {}."
     return "\n".join(
-        _latex(wide, ".1f", caption.format(concept.capitalize(), selection.words), f"tab:accuracy-{concept}")
+        _latex(
+            wide, ".1f", caption.format(latex_text(concept.capitalize()), selection.words), f"tab:accuracy-{concept}"
+        )
         for concept, wide in table6(accuracy).items()
     )
 
@@ -106,7 +118,7 @@ def _latex_of_table1(correlation: pd.DataFrame, selection: Selection) -> str:
     label = "tab:linguistic-correlation"
     if "direct_effect" in correlation:
         caption, label = f"{caption} {REPAIRED_CAPTION}", f"{label}-repaired"
-    names = {"direct_effect": r"$\Delta$Direct", "split_effect": r"$\Delta$Split"}
+    names = dict(zip(("direct_effect", "split_effect"), MATHEMATICS, strict=True))
     wide = table1(correlation).rename(columns=lambda name: names.get(name, name.capitalize()))
     return _latex(wide, ".2f", caption, label)
 
@@ -116,7 +128,7 @@ def _latex(wide: pd.DataFrame, number: str, caption: str, label: str) -> str:
     models = [(MODELS[model].name, MODELS[model].size) if model in MODELS else (model, "") for model in wide.index]
     named = wide.set_axis(pd.MultiIndex.from_tuples(models), axis=0)
     # Adding zero turns the -0.0 that rounding can leave into 0.0.
-    escaped = named.round(int(number[1])).add(0.0).rename(index=lambda text: str(text).replace("_", r"\_"))
+    escaped = named.round(int(number[1])).add(0.0).rename(index=latex_text, columns=latex_text)
     escaped.columns.names = [None] * escaped.columns.nlevels
     style = escaped.style.format(f"{{:{number}}}", na_rep="--")
     return PACKAGES + str(
@@ -131,6 +143,11 @@ def _latex(wide: pd.DataFrame, number: str, caption: str, label: str) -> str:
             multirow_align="t",
         )
     )
+
+
+def latex_text(text: Any) -> str:
+    """`text` with LaTeX's special characters escaped; our own mathematics stays as it is."""
+    return str(text) if text in MATHEMATICS else str(text).translate(LATEX)
 
 
 def _write(text: str, path: Path) -> Path:

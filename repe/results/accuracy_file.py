@@ -1,6 +1,7 @@
 """Recognition accuracy of each language's vectors on each language's pairs (Sections 3.2, 3.4): `acc.pt`."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -9,8 +10,10 @@ import torch
 
 from repe.data import Pair
 from repe.errors import UserError
+from repe.files import exists
 from repe.results import downloads
-from repe.results.result_file import INPUTS, ResultFile, are_texts, expect
+from repe.results.meta import INPUTS, are_texts, expect, read_meta
+from repe.results.result_file import ResultFile
 from repe.results.torch_archive import holds
 
 # Tables that downloads do not have.
@@ -33,8 +36,11 @@ class AccuracyFile(ResultFile):
             pairs = content["test_pairs"][target]
             expect(holds(row, torch.uint8, (count, pairs)), f"{name} of {source} on {target}")
             expect(bool((row <= 1).all()), f"{name} of {source} on {target} is not 0 or 1")
+            claimed = content["accuracy"][source][target]
+            expect(torch.allclose(claimed, row.double().mean(dim=-1)), f"accuracy of {source} on {target} is another")
         for target, keys in content["test_keys"].items():
             expect(isinstance(keys, list) and are_texts(keys), f"test_keys of {target}")
+            expect(len(set(keys)) == len(keys), f"test_keys of {target} are not unique")
         for target, pairs in content["test_pairs"].items():
             expect(type(pairs) is int and len(content["test_keys"][target]) == pairs, f"test_keys of {target}")
 
@@ -50,6 +56,17 @@ class AccuracyFile(ResultFile):
             }
             kept[table] = fresh if depth == 2 else fresh[""]
         return kept
+
+    def check_place(self) -> None:
+        """Also refuse accuracies of another number of layers than the vectors beside them have."""
+        super().check_place()
+        beside = self.path.with_name(self.kind.file_name("reader_dict"))
+        layers = self.depth
+        if self.has_file and exists(beside):
+            with suppress(UserError):  # damaged vectors are not needed here
+                layers = read_meta(beside)["layers"]
+        if layers != self.depth:
+            raise self.damaged(f"it has {self.depth} layers, but {beside.name} beside it has {layers}")
 
     def cell(self, table: str, source: str, target: str) -> np.ndarray:
         """The entry of a source's vectors on a target's pairs.
@@ -68,7 +85,7 @@ class AccuracyFile(ResultFile):
                 if made_here
                 else "it has accuracies only; run both stages with another --res-dir to get more"
             )
-            path = self.path if made_here or not self.released_path.exists() else self.released_path
+            path = self.path if made_here or not self.has_download else self.released_path
             raise UserError(f"{path} has no {TABLES[table]} of {source} on {target}: {remedy}")
         return row.numpy()  # type: ignore[no-any-return]
 
@@ -82,6 +99,11 @@ class AccuracyFile(ResultFile):
             for source, targets in downloads.read_accuracy(self.released_path).items()
         }
         return max((len(row) for targets in rows.values() for row in targets.values()), default=0), {"accuracy": rows}
+
+    @property
+    def depth(self) -> int:
+        """Number of layers; 0 if there are no accuracies."""
+        return next((len(row) for targets in self.accuracy.values() for row in targets.values()), 0)
 
     @property
     def languages(self) -> list[str]:
@@ -139,7 +161,7 @@ class AccuracyFile(ResultFile):
     def accuracy(self) -> dict[str, dict[str, np.ndarray]]:
         """float64 (layers,) by source and target language; the `.pt` file takes precedence over the `.pk` file."""
         found: dict[str, dict[str, np.ndarray]] = {}
-        parts = [self.released_tables()[1]] if self.released_path.exists() else []
+        parts = [self.released_tables()[1]] if self.has_download else []
         for part in [*parts, self.content]:
             for source, targets in part["accuracy"].items():
                 found.setdefault(source, {}).update({target: row.numpy() for target, row in targets.items()})

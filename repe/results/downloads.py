@@ -1,21 +1,17 @@
 """Reading the released downloads, `reader_dict.pk` and `acc.pk`, without running code from them.
 
-The files are PyTorch archives, read by PyTorch's restricted unpickler (`weights_only=True`). What they name beyond its
-own list, readers and NumPy's arrays, stands for classes of this module: NumPy's own would let a small file change a
-number type or take all memory.
+The files are PyTorch archives around a pickle. The pickle is checked before it is loaded, and all names in it stand for
+functions and classes of this module, which hold data. Tensors, which results do not need, are left out.
 """
 
-import pickle
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 from repe.errors import UserError, damaged_file
-from repe.files import is_plain_name
+from repe.files import are_names, check_inside, open_regular
 from repe.results import torch_archive
 
 # Number types that the downloads can hold, by NumPy's code in a pickle.
@@ -59,11 +55,17 @@ def _scalar(dtype: _Dtype, raw: bytes) -> float:
     return float(value)
 
 
-_ALLOWED: list[Any] = [(_Dtype, "numpy.dtype"), (_Array, "numpy.ndarray")]
-for _core in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _ALLOWED += [(_Array, f"{_core}._reconstruct"), (_scalar, f"{_core}.scalar")]
-for _name in ("ClusterMeanRepReader", "PCARepReader", "RandomRepReader"):
-    _ALLOWED.append((_Reader, f"repe.rep_readers.{_name}"))
+_CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
+_FUNCTIONS: dict[str, Any] = {
+    "numpy.dtype": _Dtype,
+    "_codecs.encode": lambda text, _: text.encode("latin1"),
+    **{f"{core}._reconstruct": _Array for core in _CORES},
+    **{f"{core}.scalar": _scalar for core in _CORES},
+}
+_CLASSES: dict[str, Any] = {
+    "numpy.ndarray": _Array,
+    **{f"repe.rep_readers.{kind}RepReader": _Reader for kind in ("ClusterMean", "PCA", "Random")},
+}
 
 
 def read_vectors(path: Path) -> dict[str, dict[str, Any]]:
@@ -91,27 +93,24 @@ def read_accuracy(path: Path) -> dict[str, dict[str, dict[int, float]]]:
 def _read(path: Path, parse: Callable[[Any], Entry], expected: str) -> dict[str, Entry]:
     """What `parse` makes of each language's entry in the file."""
     try:
-        with torch.serialization.safe_globals(_ALLOWED):
-            content = torch_archive.read(path)
+        with open_regular(check_inside(path, path.parents[1])) as file:
+            content = torch_archive.unpickle(torch_archive.program_of(file), _FUNCTIONS, _CLASSES)
+            if not isinstance(content, dict) or not are_names(content):
+                raise ValueError("it has no language names")
+            entries = [vars(entry) if isinstance(entry, _Reader) else entry for entry in content.values()]
+            arrays = [leaf.numpy for leaf in torch_archive.leaves(entries) if isinstance(leaf, _Array)]
+            torch_archive.check_size(sum(array.nbytes for array in arrays), file)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+    except UserError:
+        raise
     # A damaged pickle can raise any type.
     except Exception as error:
-        raise _refused(path, _reason(error)) from error
+        raise _refused(path, str(error).partition("\n")[0] or type(error).__name__) from error
     try:
-        if not isinstance(content, dict) or not all(isinstance(name, str) and is_plain_name(name) for name in content):
-            raise ValueError("no language names")
         return {language: parse(entry) for language, entry in content.items()}
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise _refused(path, f"it does not hold {expected}: {error}") from error
-
-
-def _reason(error: Exception) -> str:
-    if not isinstance(error, pickle.UnpicklingError):
-        return str(error).partition("\n")[0] or type(error).__name__
-    # PyTorch's message advises to switch its protection off, so only the forbidden name is taken from it.
-    named = re.search(r"GLOBAL (\S+)", str(error))
-    return f"it asks for {named[1]}, which result files do not use" if named else "its pickle is damaged"
 
 
 def _refused(path: Path, reason: str) -> UserError:
@@ -141,6 +140,8 @@ def _array(values: Any) -> np.ndarray:
 
 
 def _accuracies(targets: Any) -> dict[str, dict[int, float]]:
+    if not are_names(targets):
+        raise ValueError("no language names")
     return {target: _accuracy_row(row) for target, row in targets.items()}
 
 

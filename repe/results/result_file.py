@@ -11,28 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from repe.errors import UserError, damaged_file
-from repe.files import is_plain_name, locked, plain_name
-from repe.paper import FAMILIES, Family, family_by_name
+from repe.errors import UserError
+from repe.files import are_names, entries, exists, locked, plain_name
+from repe.paper import FAMILIES, TRAIN_SHARE, Family, family_by_name
 from repe.results import torch_archive
+from repe.results.meta import INPUTS, SETTINGS, check_meta, damaged, expect, read_archive, setting
 
 FORMAT = 1
-
-# Results in one file must agree in these; other parts of meta (versions, sources) are only kept for the record.
-SETTINGS = (
-    *("weights", "template", "special_tokens", "truncate", "dtype"),
-    *("split", "split_by", "method", "random_direction", "seed"),
-)
-# Values of settings that a file's meta does not mention.
-DEFAULTS = {"split_by": "pair"}
-
-# Inputs by language, as digests in meta: pairs (of targets) and, for accuracies, vectors (of sources).
-INPUTS = ("data", "vectors")
-
-
-def setting(meta: Mapping[str, Any], name: str) -> Any:
-    """The value of one of SETTINGS in `meta`."""
-    return meta.get(name, DEFAULTS.get(name))
 
 
 @dataclass(frozen=True)
@@ -72,15 +57,9 @@ class ResultFile:
         Raises:
             UserError: the file is damaged, would run code, or was written by a later version.
         """
-        if not self.path.exists():
+        if not self.has_file:
             return {"format": FORMAT, "meta": {}, "layers": [], **{table: {} for table in self.tables}}
-        try:
-            content = torch_archive.read(self.path)
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be read ({error.strerror or error}): check its permissions") from error
-        # PyTorch raises many types for damaged archives; weights_only has refused anything that would run code.
-        except Exception as error:
-            raise self.damaged("not an archive of plain data and tensors") from error
+        content = read_archive(self.path)
         if isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] != FORMAT:
             raise UserError(f"{self.path} has format {content['format']!r}, not {FORMAT}: update this software")
         try:
@@ -90,19 +69,25 @@ class ResultFile:
             raise self.damaged(f"{error or 'its tables are missing'}") from error
         return content  # type: ignore[no-any-return]
 
+    @property
+    def has_file(self) -> bool:
+        """Whether the `.pt` file exists."""
+        return exists(self.path)
+
+    @property
+    def has_download(self) -> bool:
+        """Whether the `.pk` file exists."""
+        return exists(self.released_path)
+
     def damaged(self, reason: str) -> UserError:
         """The error for a file that cannot be used."""
-        remedy = "delete it and run the stage again, or restore a copy"
-        return damaged_file(f"{self.path} is damaged", reason, remedy)
+        return damaged(self.path, reason)
 
     def _check(self, content: dict[str, Any]) -> None:
         """Raise an error that names the fault if `content` does not have the form of this kind of file."""
         meta = content["meta"]
         expect(content["format"] == FORMAT and isinstance(meta.get("family", ""), str), "format or meta")
-        plain = (str, int, float, type(None))
-        expect(all(isinstance(meta.get(name), plain) for name in SETTINGS), "settings in meta")
-        for name in INPUTS:
-            expect(are_names(meta.get(name, {}).keys()) and are_texts(meta.get(name, {}).values()), f"{name} in meta")
+        check_meta(meta)
         layers = content["layers"]
         expect(isinstance(layers, list) and layers == list(range(1, len(layers) + 1)) and layers, "layers are not 1..N")
         for table, depth in self.tables.items():
@@ -120,8 +105,7 @@ class ResultFile:
 
     def missing(self, languages: Sequence[str]) -> list[str]:
         """Those of `languages` that a run of the stage still has to process."""
-        exists = self.path.exists() or self.released_path.exists()
-        return self._missing(languages) if exists else [*languages]
+        return self._missing(languages) if self.has_file or self.has_download else [*languages]
 
     def _missing(self, languages: Sequence[str]) -> list[str]:
         raise NotImplementedError
@@ -134,6 +118,30 @@ class ResultFile:
     def meta(self) -> dict[str, Any]:
         """What made the `.pt` file; empty if it does not exist."""
         return self.content["meta"]  # type: ignore[no-any-return]
+
+    def check_place(self) -> None:
+        """Refuse a file that was made as another one than its place says: its folder, its name and those beside it.
+
+        What a file does not record, such as a download, is not checked.
+
+        Raises:
+            UserError: they differ, or the file is damaged.
+        """
+        meta, folder = self.meta, self.path.parents[1].name
+        known = {"concept": self.concept, "method": self.kind.method, "random_direction": self.kind.random_direction}
+        if "model" in meta and "split" in meta:
+            split = "" if meta["split"] == TRAIN_SHARE else f"-{meta['split']}"
+            by = setting(meta, "split_by")
+            meta = meta | {"folder": f"{meta['model']}{split}{'' if by == 'pair' else f'-{by}'}"}
+            known["folder"] = folder
+        for name, expected in known.items():
+            if meta.get(name, expected) != expected:
+                raise self.damaged(f"its {name} is {meta[name]!r}, but its place says {expected!r}")
+
+    @property
+    def depth(self) -> int:
+        """Number of layers; 0 if there are no results."""
+        raise NotImplementedError
 
     def family(self) -> Family:
         """The model's family according to the file, else according to the folder's name."""
@@ -204,7 +212,8 @@ class ResultFile:
                 name: _merged(old.get(name, {}), tables.get(name, {}), depth) for name, depth in self.tables.items()
             }
             numbers = list(range(1, layers + 1))
-            content = {"format": FORMAT, "meta": _merged(old.get("meta", {}), meta, 2), "layers": numbers, **merged}
+            made_by = _merged(old.get("meta", {}), {**meta, "concept": self.concept} if meta else meta, 2)
+            content = {"format": FORMAT, "meta": made_by, "layers": numbers, **merged}
             self._check(content)
             torch_archive.write(self.path, content)
             self._forget()
@@ -241,31 +250,32 @@ class ResultFile:
 File = TypeVar("File", bound=ResultFile)
 
 
+def check_files(files: Sequence[ResultFile]) -> None:
+    """Check the places of a model's files, and refuse files of different models among them.
+
+    Raises:
+        UserError: a file is at the wrong place or damaged, or two differ in depth, weights or family.
+    """
+    files = [file for file in files if file.depth]
+    for first, file in ((files[0], file) for file in files):
+        file.check_place()
+        if file.depth != first.depth:
+            raise file.damaged(f"it has {file.depth} layers, but {first.path} has {first.depth}")
+        for name in ("weights", "family"):
+            both = [one.meta[name] for one in (file, first) if name in one.meta]
+            if len(set(both)) > 1:
+                raise file.damaged(f"its {name} is {both[0]!r:.40}, but {both[1]!r:.40} in {first.path}")
+
+
 def check_results_folder(folder: Path, remedy: str) -> None:
     """Refuse a model's results folder that does not exist.
 
     Raises:
         UserError: it does not; names the folders that have results.
     """
-    if not folder.is_dir():
-        found = " ".join(sorted(path.name for path in folder.parent.glob("*") if any(path.glob("*/*.p[tk]"))))
+    if not exists(folder):
+        found = " ".join(dict.fromkeys(path.parts[-3] for path in entries(folder.parent, "*/*/*.p[tk]")))
         raise UserError(f"no results in {folder} (found: {found or 'none'}): {remedy}")
-
-
-def are_texts(values: Any) -> bool:
-    """Whether all values are strings."""
-    return all(isinstance(value, str) for value in values)
-
-
-def are_names(values: Any) -> bool:
-    """Whether all values are names that may become part of a path."""
-    return all(isinstance(value, str) and is_plain_name(value) for value in values)
-
-
-def expect(condition: Any, fault: str) -> None:
-    """Raise a ValueError with `fault` unless the condition holds."""
-    if not condition:
-        raise ValueError(fault)
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any], depth: int) -> dict[str, Any]:

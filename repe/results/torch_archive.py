@@ -1,34 +1,124 @@
 """PyTorch archives of plain data and tensors: equal content gives equal bytes on every machine."""
 
 import io
+import os
+import pickle
+import re
 import warnings
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from repe.files import Zip, write_whole
+from repe.files import Zip, open_regular, write_whole
 from repe.paper import LANGUAGES, in_paper_order
+from repe.results.pickle_check import check_pickle
+
+# What PyTorch writes for tensors.
+FUNCTIONS = frozenset({"torch._utils._rebuild_tensor_v2", "collections.OrderedDict"})
+STORAGES = frozenset(f"torch.{kind}Storage" for kind in ("Half", "Float", "Double", "Char", "Byte", "Long"))
+# Members of an archive, without the archive's own name in front.
+MEMBER = re.compile(r"data\.pkl|data/\d+|version|byteorder|\.(format_version|storage_alignment|data/serialization_id)")
 
 
 def read(path: Path) -> Any:
-    """The content of a PyTorch archive of plain data.
+    """The content of a PyTorch archive of plain data and tensors.
 
     Raises:
-        Exception: of any type, if the file is damaged or names anything that PyTorch's restricted unpickler refuses.
+        UserError: it is not a regular file.
+        Exception: of any type, if the file is damaged, names anything that PyTorch's restricted unpickler refuses, or
+            has more content than its size allows.
     """
-    with path.open("rb") as file:
-        with Zip(file) as archive:
-            # PyTorch stores without compression: a compressed archive can unpack to more than fits into memory.
-            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-                raise ValueError("it is compressed, which result files are not")
-            # PyTorch does not verify the checksums that it writes.
-            if wrong := archive.testzip():
-                raise ValueError(f"the checksum of {wrong} is wrong")
+    with open_regular(path) as file:
+        check_pickle(program_of(file), FUNCTIONS, STORAGES)
         file.seek(0)
         with warnings.catch_warnings(action="ignore"):
-            return torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        tensors = [leaf for leaf in leaves(content) if isinstance(leaf, torch.Tensor)]
+        check_size(sum(tensor.numel() * tensor.element_size() for tensor in tensors), file)
+        return content
+
+
+def read_plain(path: Path) -> Any:
+    """The content of a PyTorch archive without its tensors, in whose places is an Ellipsis.
+
+    Raises:
+        Exception: as `read`.
+    """
+    with open_regular(path) as file:
+        return unpickle(program_of(file), {}, {})
+
+
+def unpickle(program: bytes, functions: Mapping[str, Any], classes: Mapping[str, Any]) -> Any:
+    """The object of a pickle, without tensors.
+
+    Args:
+        program: the pickle.
+        functions: what stands for the functions that it names, besides those of tensors.
+        classes: the same for classes.
+
+    Raises:
+        Exception: of any type, if the program is damaged, names anything else or has too much content.
+    """
+    functions = {**dict.fromkeys(FUNCTIONS, lambda *_: ...), **functions}
+    classes = {**dict.fromkeys(STORAGES), **classes}
+    check_pickle(program, functions, classes)
+    return _Unpickler(io.BytesIO(program), {**functions, **classes}).load()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Python's unpickler with the names of a pickle that is checked already."""
+
+    def __init__(self, file: BinaryIO, names: Mapping[str, Any]) -> None:
+        super().__init__(file)
+        self.names = names
+
+    def find_class(self, module: str, name: str) -> Any:
+        return self.names[f"{module}.{name}"]
+
+    def persistent_load(self, _: Any) -> None:
+        """The storage of a tensor."""
+
+
+def program_of(file: BinaryIO) -> bytes:
+    """The pickle in a PyTorch archive.
+
+    Raises:
+        Exception: of any type, if the archive is damaged or is not such as PyTorch writes.
+    """
+    with Zip(file) as archive:
+        members = {info.filename.partition("/")[2].casefold(): info for info in archive.infolist()}
+        # PyTorch stores without compression: a compressed archive can unpack to more than fits into memory.
+        if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
+            raise ValueError("it is compressed, which result files are not")
+        if len(members) < len(archive.infolist()) or not all(map(MEMBER.fullmatch, members)):
+            raise ValueError("it has other members than result files have")
+        check_size(sum(info.file_size for info in members.values()), file)
+        # PyTorch does not verify the checksums that it writes.
+        if wrong := archive.testzip():
+            raise ValueError(f"the checksum of {wrong} is wrong")
+        return archive.read(members["data.pkl"])
+
+
+def check_size(content: int, file: BinaryIO) -> None:
+    """Refuse a file whose content takes more bytes than the file, such as a view that repeats a number."""
+    if content > os.fstat(file.fileno()).st_size:
+        raise ValueError("its content is larger than the file")
+
+
+def leaves(content: Any) -> Iterator[Any]:
+    """Everything in nested dicts, lists and tuples."""
+    pending = [content]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            pending += node.values()
+        elif isinstance(node, list | tuple):
+            pending += node
+        else:
+            yield node
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

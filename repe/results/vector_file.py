@@ -58,7 +58,8 @@ class VectorFile(ResultFile):
             entry["mean_norm"] = torch.from_numpy(vectors.mean_norm)
         if vectors.validation:
             entry |= {f"validation_{name}": value for name, value in _tensors(vectors.validation).items()}
-        made_by = dict(meta if meta is not None else {**vectors.meta, "method": vectors.method})
+        known = {**vectors.meta, "model": self.path.parents[1].name, "method": vectors.method}
+        made_by = dict(meta if meta is not None else known)
         self.add(made_by, len(vectors.directions), {"languages": {language: entry}}, overwrite)
         return self.path
 
@@ -95,6 +96,11 @@ class VectorFile(ResultFile):
         }
 
     @property
+    def depth(self) -> int:
+        """Number of layers; 0 if there are no vectors."""
+        return next((len(one.directions) for one in self.vectors.values()), 0)
+
+    @property
     def languages(self) -> list[str]:
         """Languages that have vectors."""
         return list(self.vectors)
@@ -102,7 +108,7 @@ class VectorFile(ResultFile):
     @cached_property
     def vectors(self) -> dict[str, ConceptVectors]:
         """Vectors by language, the paper's languages first; a language in the `.pt` takes precedence over the `.pk`."""
-        found = self._released() if self.released_path.exists() else {}
+        found = self._released() if self.has_download else {}
         for language, entry in self.content["languages"].items():
             found[language] = _vectors(entry, self.kind.method, self.meta)
         if len({vectors.directions.shape for vectors in found.values()}) > 1:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from repe.constants import DRAWS, METHODS, PERMUTATIONS
-from repe.errors import UserError
+from repe.errors import UserError, printable
 from repe.files import plain_name
 from repe.models.registry import AUTO, DEFAULT_NAME, DEFAULT_SIZE, Entry, untrained_suffix
 from repe.models.registry import entry as registry_entry
@@ -308,7 +308,7 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
         if processes.reports_errors():
             # Other processes may print into the main process's progress bar.
             start = "" if processes.is_main() else "\n"
-            print(f"{start}error:", " ".join(str(error).split()), file=sys.stderr)
+            print(f"{start}error:", printable(str(error)), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         if processes.is_main():

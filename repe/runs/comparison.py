@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Generic
 
 from repe.errors import UserError, first_of
+from repe.files import entries
 from repe.paper import CONCEPTS, FAMILIES, LANGUAGES, Family, in_paper_order, seven_billion
 from repe.results.accuracy_file import AccuracyFile
-from repe.results.result_file import File, Kind, ResultFile, check_results_folder
+from repe.results.result_file import File, Kind, ResultFile, check_files, check_results_folder
 from repe.runs import processes
 from repe.runs.arguments import MODEL, named_model, refuse, results_folder
 
@@ -74,6 +75,8 @@ def open_models(args: argparse.Namespace, file_type: type[File], same_language: 
     files = {
         folder: {concept: file_type(args.res_dir, folder, concept, kind) for concept in concepts} for folder in folders
     }
+    for by_concept in files.values():
+        check_files([*by_concept.values()])
     all_files = [file for by_concept in files.values() for file in by_concept.values()]
     languages = _common_languages(args.lang, all_files, same_language)
     return Compared(files, languages, FAMILIES[args.model_family] if args.model_family else None)
@@ -93,6 +96,7 @@ def random_files(args: argparse.Namespace, compared: Compared[AccuracyFile]) -> 
         for model, by_concept in compared.files.items()
     }
     for file in (file for by_concept in found.values() for file in by_concept.values()):
+        file.check_place()
         if lacking := file.lacking(compared.languages, same_language=True):
             raise UserError(
                 f"--permutations compares with vectors of shuffled labels, but {file.path} has no results for "
@@ -106,7 +110,8 @@ def _how(file_type: type[ResultFile]) -> str:
 
 
 def _common_concepts(res_dir: Path, folders: list[str], name: str, file_type: type[ResultFile]) -> list[str]:
-    found = [{path.parent.name for path in (res_dir / folder).glob(f"*/{Path(name).stem}.p[tk]")} for folder in folders]
+    pattern = f"*/{Path(name).stem}.p[tk]"
+    found = [{path.parent.name for path in entries(res_dir / folder, pattern)} for folder in folders]
     common = in_paper_order(set.intersection(*found), CONCEPTS)
     if not common:
         raise UserError(f"no concept has {name} in all of {' '.join(folders)}: {_how(file_type)}")

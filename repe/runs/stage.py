@@ -160,7 +160,7 @@ def _plan(args: argparse.Namespace, source: ModelSource, file_type: type[ResultF
     # A model that is not on this machine is not downloaded only to check what is done already.
     if plan.pending or source.is_local:
         plan.meta = settings(args, source)
-        if vector_files or any(file.path.exists() for file in files.values()):
+        if vector_files or any(file.has_file for file in files.values()):
             _check_existing(args, plan, vector_files)
     for concept in dict(plan.pending):
         writable_folder(files[concept].path.parent)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from repe.constants import METHODS
 from repe.errors import UserError, first_of
+from repe.files import entries
 from repe.runs import arguments as options
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ ERRORS_SHOWN = 5
 
 def main(args: argparse.Namespace) -> None:
     files = downloads(args.res_dir)
-    pending = [file for file in files if args.overwrite or not file.path.exists()]
+    pending = [file for file in files if args.overwrite or not file.has_file]
     errors = []
     for file in pending:
         try:
@@ -50,7 +51,7 @@ def downloads(res_dir: Path) -> "list[ResultFile]":
 
     found: list[ResultFile] = [
         file_type(res_dir, path.parent.parent.name, path.parent.name, Kind(method, random_direction))
-        for path in sorted(res_dir.glob("*/*/*.pk"))
+        for path in entries(res_dir, "*/*/*.pk")
         for file_type in (VectorFile, AccuracyFile)
         for method in METHODS
         for random_direction in (False, True)

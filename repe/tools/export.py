@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repe.errors import UserError
+from repe.files import entries
 from repe.models import registry
 from repe.paper import CONCEPTS, in_paper_order
 from repe.runs import arguments as options
@@ -94,15 +95,16 @@ def open_files(
     Raises:
         UserError: there are no results, or none of a concept or language.
     """
-    from repe.results.result_file import check_results_folder
+    from repe.results.result_file import check_files, check_results_folder
     from repe.results.vector_file import VectorFile
 
     name = kind.file_name(VectorFile.stem)
-    found = in_paper_order({path.parent.name for path in folder.glob(f"*/{Path(name).stem}.p[tk]")}, CONCEPTS)
     check_results_folder(folder, "run collect_vector.py first")
+    found = in_paper_order({path.parent.name for path in entries(folder, f"*/{Path(name).stem}.p[tk]")}, CONCEPTS)
     if not concepts and not found:
         raise UserError(f"{folder} has no {name} of any concept: run collect_vector.py first")
     files = [VectorFile(folder.parent, folder.name, concept, kind) for concept in concepts or found]
+    check_files(files)
     for file in files:
         wanted = languages or file.languages or ["any language"]
         if missing := [language for language in wanted if language not in file.languages]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from repe.constants import METHODS
 from repe.data import data_file
 from repe.errors import UserError, first_of
+from repe.files import entries, plain_name, read_regular
 from repe.paper import CONCEPTS, LANGUAGES, in_paper_order
 from repe.results.accuracy_file import AccuracyFile
-from repe.results.result_file import SETTINGS, Kind, ResultFile, setting
+from repe.results.result_file import SETTINGS, Kind, ResultFile, check_files, setting
 from repe.results.vector_file import VectorFile
 
 NAMES_SHOWN = 6
@@ -47,7 +48,7 @@ def model_folders(res_dir: Path, names: Sequence[str] | None = None) -> list[Pat
     Raises:
         UserError: there are no results, or none of a named model.
     """
-    found = {path.name: path for path in sorted(res_dir.glob("*")) if _kinds_by_concept(path)}
+    found = {path.name: path for path in entries(res_dir, "*") if _kinds_by_concept(path)}
     if not found:
         raise UserError(
             f"no results in {res_dir}: expected {res_dir}/<model>/<concept>/reader_dict.pt or .pk; run "
@@ -70,30 +71,43 @@ def check_model(
         concepts: default: all in the folder, and all of the paper if it holds a download.
         languages: that every file should have. Default: all in any file, and all of the paper for a download.
     """
-    kinds, released = _kinds_by_concept(folder), any(folder.glob("*/*.pk"))
-    pairs = [
-        (VectorFile(folder.parent, folder.name, concept, kind), AccuracyFile(folder.parent, folder.name, concept, kind))
-        for concept in concepts or in_paper_order([*kinds, *(CONCEPTS if released else ())], CONCEPTS)
-        for kind in kinds.get(concept, [Kind()])
-    ]
-    found = {language for pair in pairs for file in pair for language in _languages(file)}
+    kinds, released, rows, pairs = _kinds_by_concept(folder), any(folder.glob("*/*.pk")), [], []
+    for concept in concepts or in_paper_order([*kinds, *(CONCEPTS if released else ())], CONCEPTS):
+        for kind in kinds.get(concept, [Kind()]):
+            try:
+                place = (folder.parent, plain_name(folder.name, "model folder"), concept, kind)
+                pairs.append((VectorFile(*place), AccuracyFile(*place)))
+            except UserError as error:
+                if concept not in kinds:  # an option's
+                    raise
+                rows.append(Row(folder.name, concept, "", *[Finding("not a valid name", "damaged", str(error))] * 2))
+    files = [file for pair in pairs for file in pair if _languages(file)]
+    found = {language for file in files for language in file.languages}
     wanted = languages or in_paper_order(found.union(LANGUAGES if released else ()), LANGUAGES)
-    return [
+    return rows + [
         Row(
             folder.name,
             vectors.concept,
             vectors.path.name.removesuffix("reader_dict.pt").rstrip("_") or "cluster_mean",
-            check_file(vectors, wanted, {"data": _data_digests(data_dir, vectors)}),
-            check_accuracies(vectors, accuracies, wanted, data_dir),
+            check_file(vectors, wanted, {"data": _data_digests(data_dir, vectors)}, files),
+            check_accuracies(vectors, accuracies, wanted, data_dir, files),
         )
         for vectors, accuracies in pairs
     ]
 
 
 def _kinds_by_concept(folder: Path) -> dict[str, list[Kind]]:
+    """Kinds of result files by concept; of a folder that cannot be read one, so that it is not left out."""
     found = {}
-    for path in sorted(folder.glob("*")):
-        names = {file.with_suffix(".pt").name for file in path.glob("*.p[tk]")}
+    try:
+        folders = entries(folder, "*")
+    except UserError:
+        return {"": [Kind()]}
+    for path in folders:
+        try:
+            names = {file.with_suffix(".pt").name for file in entries(path, "*.p[tk]")}
+        except UserError:
+            names = {Kind().file_name(VectorFile.stem)}
         found[path.name] = [kind for kind in KINDS if names & {kind.file_name(stem) for stem in STEMS}]
     return {concept: kinds for concept, kinds in found.items() if kinds}
 
@@ -106,10 +120,12 @@ def _languages(file: ResultFile) -> list[str]:
         return []
 
 
-def check_accuracies(vectors: VectorFile, file: AccuracyFile, wanted: Sequence[str], data_dir: Path) -> Finding:
+def check_accuracies(
+    vectors: VectorFile, file: AccuracyFile, wanted: Sequence[str], data_dir: Path, others: Sequence[ResultFile] = ()
+) -> Finding:
     """The state of an accuracy file, compared with the vectors that it should have been made with."""
     digests = {language: one.digest for language, one in vectors.vectors.items()} if _languages(vectors) else {}
-    finding = check_file(file, wanted, {"data": _data_digests(data_dir, file), "vectors": digests})
+    finding = check_file(file, wanted, {"data": _data_digests(data_dir, file), "vectors": digests}, others)
     comparable = not finding.problem and digests and vectors.meta and file.meta
     if comparable and (
         changed := [name for name in SETTINGS if setting(file.meta, name) != setting(vectors.meta, name)]
@@ -118,15 +134,20 @@ def check_accuracies(vectors: VectorFile, file: AccuracyFile, wanted: Sequence[s
     return finding
 
 
-def check_file(file: ResultFile, wanted: Sequence[str], now: Mapping[str, Mapping[str, str]]) -> Finding:
+def check_file(
+    file: ResultFile, wanted: Sequence[str], now: Mapping[str, Mapping[str, str]], others: Sequence[ResultFile] = ()
+) -> Finding:
     """The state of one file.
 
     Args:
         file: vectors or accuracies.
         wanted: the languages that it should have.
         now: digests of the inputs as they are now, by input (`data`, `vectors`) and language.
+        others: readable files of the same model, whose first one it must agree with.
     """
     try:
+        if file.has_file or file.has_download:
+            check_files([*others[:1], file])
         present = [language for language in wanted if language in file.languages]
         stale = sorted({language for name, digests in now.items() for language in file.changed(name, digests)})
     except UserError as error:
@@ -147,7 +168,7 @@ def _data_digests(data_dir: Path, file: ResultFile) -> dict[str, str]:
     recorded = file.meta.get("data", {}) if _languages(file) else ()
     paths = {language: data_file(data_dir, file.concept, language) for language in recorded}
     return {
-        language: hashlib.sha256(path.read_bytes()).hexdigest() for language, path in paths.items() if path.exists()
+        language: hashlib.sha256(read_regular(path)).hexdigest() for language, path in paths.items() if path.exists()
     }
 
 

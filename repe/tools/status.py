@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repe.errors import UserError
+from repe.errors import UserError, printable
 from repe.runs import arguments as options
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
     findings = [finding for row in rows for finding in (row.vectors, row.accuracies)]
     for finding in findings:
         if finding.error:
-            print(f"damaged: {finding.error}")
+            print("damaged:", printable(finding.error))
     if problems := summary(rows):
         # Flushed first, so that the summary is last where both streams go to one file.
         print(end="", flush=True)
@@ -51,8 +51,9 @@ def main(args: argparse.Namespace) -> None:
 
 def as_table(rows: "Sequence[Row]") -> str:
     """The rows in columns as wide as their widest cell."""
-    cells = [("model", "concept", "kind", "vectors", "accuracies")]
+    cells: list[tuple[str, ...]] = [("model", "concept", "kind", "vectors", "accuracies")]
     cells += [(row.model, row.concept, row.kind, row.vectors.text, row.accuracies.text) for row in rows]
+    cells = [tuple(map(printable, line)) for line in cells]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
     return "\n".join(line.rstrip() for line in lines)

@@ -87,7 +87,9 @@ def test_no_code_in_a_pickle_is_run(protocol: int, read: Any, tmp_path: Path) ->
         pickled = pickle.dumps({"en": call}, protocol)
         path = archive(tmp_path / f"{protocol}-{number}.pk", pickled)
         reason = (
-            "it asks for .*, which result files do not use" if protocol == 2 else "it asks for .*|its pickle is damaged"
+            "it asks for .*, which result files do not use"
+            if protocol == 2
+            else "it asks for .*|its pickle is damaged, or not of protocol 2"
         )
         with pytest.raises(UserError, match=rf"is refused \(({reason})\): download it again$"):
             read(path)
@@ -165,17 +167,16 @@ def test_numbers_that_cannot_be_are_refused(tmp_path: Path) -> None:
             read_accuracy(save({"en": {"fr": row}}, tmp_path / "acc.pk"))
 
 
-def test_a_tensor_outside_of_its_storage_is_refused(tmp_path: Path) -> None:
+def test_tensors_in_a_download_are_left_out(tmp_path: Path) -> None:
     made = reader(ClusterMeanRepReader, 1)
     made.H_train_means = torch.zeros(4)
     path = save({"en": made}, tmp_path / "reader_dict.pk")
     raw = path.read_bytes()
-    # The size of the only tensor, (4,), becomes (200,).
+    # The size of the only tensor, (4,), becomes (200,), which its storage does not have.
     changed = pickled_part(raw).replace(b"K\x00K\x04\x85", b"K\x00K\xc8\x85")
     assert changed != pickled_part(raw)
     path.write_bytes(rezipped(raw, changed))
-    with pytest.raises(UserError, match="resize storage"):
-        read_vectors(path)
+    assert np.array_equal(read_vectors(path)["en"]["directions"][0], made.directions[1])
 
 
 def test_compressed_and_altered_archives_are_refused(tmp_path: Path) -> None:

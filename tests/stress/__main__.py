@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.vector_file import VectorFile
+from stress.built import built_files
 from stress.fuzz_data import fuzz_data
 from stress.fuzz_results import fuzz_results
 from stress.hostile import hostile_pickles, hostile_weights
@@ -40,6 +41,7 @@ def all_parts(workspace: Workspace, args: argparse.Namespace) -> Iterator[Outcom
     yield fuzz_data(workspace.folder, args.fuzz)
     for file_type, released in itertools.product((VectorFile, AccuracyFile), (False, True)):
         yield fuzz_results(workspace, file_type, released, args.fuzz)
+    yield built_files(workspace, args.built)
     yield hostile_pickles(workspace, args.hostile)
     yield hostile_weights(workspace)
 
@@ -49,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("kills", 100), ("interrupts", 50), ("races", 20), ("fuzz", 1000), ("full-disk", 100)):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"default: {default}")
+    parser.add_argument("--built", type=int, default=2000, metavar="N", help="default: 2000")
     parser.add_argument("--hostile", type=int, metavar="N", help="default: all combinations")
     args = parser.parse_args()
     outcomes, start = [], time.perf_counter()

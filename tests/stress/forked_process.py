@@ -46,9 +46,9 @@ class ForkedProcess:
         if self.process.exitcode is None and self.process.pid:
             os.kill(self.process.pid, number)
 
-    def end(self) -> Ended:
+    def end(self, timeout: float = TIMEOUT) -> Ended:
         """Read the output until the process ends; if a signal ended it, the status is minus the signal's number."""
-        texts, deadline = dict.fromkeys(self._ends, b""), time.monotonic() + TIMEOUT
+        texts, deadline = dict.fromkeys(self._ends, b""), time.monotonic() + timeout
         unfinished = list(self._ends)
         while unfinished and (ready := select.select(unfinished, [], [], max(0, deadline - time.monotonic()))[0]):
             for end in ready:

@@ -8,6 +8,7 @@ import jinja2
 import pandas as pd
 
 from repe.errors import UserError
+from repe.files import entries
 from repe.plots import figures
 from repe.plots.heat_maps import Colouring
 from repe.plots.tables import TABLE_1, TABLE_6, table1, table6
@@ -60,7 +61,7 @@ def render(res_dir: Path, out_dir: Path) -> str:
     Raises:
         UserError: there is nothing to show, or a file is damaged.
     """
-    frames = {path.stem: read_table(path, *KNOWN.get(path.stem, ())) for path in sorted(out_dir.glob("*.csv"))}
+    frames = {path.stem: read_table(path, *KNOWN.get(path.stem, ())) for path in entries(out_dir, "*.csv")}
     models = models_of(frames, res_dir, out_dir)
     sections = {
         **stages(frames, out_dir),
@@ -96,7 +97,7 @@ def models_of(frames: Frames, res_dir: Path, out_dir: Path) -> list[str]:
     # The tables that the page arranges come first, since others may be sorted differently.
     tables = [frames[name] for name in [*KNOWN, *frames] if name in frames and "model" in frames[name]]
     named, folder = [model for frame in tables for model in frame["model"].dropna()], out_dir.resolve()
-    if folder.parent == res_dir.resolve() and any(folder.glob("*/*.p[tk]")):
+    if folder.parent == res_dir.resolve() and entries(folder, "*/*.p[tk]"):
         named.append(folder.name)
     return list(dict.fromkeys(named))
 
@@ -157,7 +158,7 @@ def _table1(frames: Frames, name: str, caption: str) -> dict[str, Any]:
 def other_files(frames: Frames, out_dir: Path) -> list[Item]:
     """Figures and tables that the page does not arrange."""
     arranged = {FIGURE2, ACROSS_LAYERS, *SIMILARITY, *TRANSFER, *KNOWN}
-    names = sorted(path.stem for path in out_dir.glob("*.png") if path.stem not in arranged)
+    names = [path.stem for path in entries(out_dir, "*.png") if path.stem not in arranged]
     other = [Item(f"{name}.png", "Another figure in this folder.", images(out_dir, name)) for name in names]
     return other + [
         Item(f"{name}.csv", "Another table in this folder.", tables={name: frame})

@@ -1,6 +1,9 @@
 """Building blocks of the report: its items, files read for it, cells in the figures' colours."""
 
 import base64
+import math
+import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +15,13 @@ from PIL import Image
 from seaborn.utils import relative_luminance
 
 from repe.errors import UserError
+from repe.files import check_inside, exists, open_regular
 from repe.plots.heat_maps import Colouring
 
+# Bytes of a file, and cells of a table. Tables of the paper's nine models have fewer than 15,000 cells.
+LARGEST, MOST_CELLS = 64 << 20, 200_000
+EXPANSION = 16
+EFFECTS = ["direct_effect", "split_effect"]
 DOTS = 1.8  # of a figure per pixel of the page; figures have 300 dots per inch
 NAMES = ("model", "concept", "language", "source", "target", "distance")
 Content = TypeVar("Content")
@@ -45,10 +53,15 @@ def read(path: Path, parse: Callable[[Path], Content], reason: str = "") -> Cont
         reason: for the error message; by default, that of `parse`.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is damaged, too large, not a regular file, or a link to another folder.
     """
     try:
+        with open_regular(check_inside(path, path.parent)) as file:
+            if os.fstat(file.fileno()).st_size > LARGEST:
+                raise ValueError(f"it is larger than {LARGEST >> 20} MiB")
         return parse(path)
+    except UserError:
+        raise
     # Libraries raise errors of many types on damaged files.
     except Exception as error:
         reason = reason or str(error)
@@ -74,9 +87,21 @@ def read_table(path: Path, numbers: Sequence[str] = (), keys: Sequence[str] = ()
             raise ValueError(f"it has no column {missing[0]}")
         if keys and (frame.empty or frame[[*keys]].isna().to_numpy().any() or frame.duplicated([*keys]).any()):
             raise ValueError(f"it does not have one row for each {', '.join(keys)}")
-        return frame.assign(**{name: frame[name].astype(float) for name in numbers})
+        _check_grid(frame, keys)
+        numbers_there = [*numbers, *frame.columns.intersection(EFFECTS)]
+        return frame.assign(**{name: frame[name].astype(float) for name in numbers_there})
 
     return read(path, parse)
+
+
+def _check_grid(frame: pd.DataFrame, keys: Sequence[str]) -> None:
+    """Refuse a table that the page, which has a cell for each combination of keys, would make many times larger."""
+    pairs = ("source", "target")
+    cells = math.prod(frame[key].nunique() for key in keys if key not in pairs)
+    if not {*pairs}.difference(keys):
+        cells *= len({*frame["source"], *frame["target"]}) ** 2
+    if frame.size > MOST_CELLS or cells > EXPANSION * len(frame) + MOST_CELLS // 100:
+        raise ValueError("it has too many cells, or not one for each combination of names")
 
 
 def images(folder: Path, *names: str) -> list[tuple[str, int]]:
@@ -85,11 +110,12 @@ def images(folder: Path, *names: str) -> list[tuple[str, int]]:
     Raises:
         UserError: a file is damaged.
     """
-    return [read(path, _image) for name in names if (path := folder / f"{name}.png").exists()]
+    return [read(path, _image) for name in names if exists(path := folder / f"{name}.png")]
 
 
 def _image(path: Path) -> tuple[str, int]:
-    with Image.open(path, formats=["PNG"]) as picture:
+    # Pillow warns of pictures that take much memory.
+    with warnings.catch_warnings(action="error"), Image.open(path, formats=["PNG"]) as picture:
         width = round(picture.width / DOTS)
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}", width
 

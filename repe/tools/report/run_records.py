@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
-from repe.files import is_plain_name
+from repe.files import check_inside, entries, exists, is_plain_name
+from repe.results.meta import read_meta
 from repe.tools.report.parts import Item, images, read, read_table
 
 HASH = 12  # digits shown of a SHA-256
@@ -32,11 +32,11 @@ def settings(res_dir: Path, models: Sequence[str]) -> list[Item]:
     runs, data = [], []
     for model in models:
         # A table may have any text as a model: a name with a path in it must not lead out of the folder.
-        paths = sorted((res_dir / model).glob("*/*.p[tk]")) if is_plain_name(model) else []
+        paths = entries(res_dir / model, "*/*.p[tk]") if is_plain_name(model) else []
         found = [path for path in paths if path.stem.endswith(tuple(CONTENTS))]
         for path in found:
             concept, files = path.parent.name, next(CONTENTS[stem] for stem in CONTENTS if path.stem.endswith(stem))
-            meta = {} if path.suffix == ".pk" else read(path, _meta, "not an archive of plain data and tensors")
+            meta = {} if path.suffix == ".pk" else read_meta(path)
             made_by = DOWNLOAD if path.suffix == ".pk" else "this software"
             runs.append(
                 {"model": model, "files": files, "concepts": concept, "made by": made_by, **_texts(meta, SHOWN)}
@@ -53,12 +53,6 @@ def settings(res_dir: Path, models: Sequence[str]) -> list[Item]:
     return items
 
 
-def _meta(path: Path) -> dict[str, Any]:
-    # Tensors are mapped instead of read: those of a large model take gigabytes.
-    meta = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["meta"]
-    return {**meta, "data": dict(meta.get("data", {}))}
-
-
 def _texts(known: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
     """Those settings that are known, as texts under the names that the page shows."""
     texts = {}
@@ -67,6 +61,7 @@ def _texts(known: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
         if isinstance(value, dict):
             value = [f"{key} {item}" for key, item in value.items()]
         text = ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+        text.encode()  # refuses half a surrogate pair, which the page cannot hold
         texts[name.replace("_", " ")] = text[:HASH] if name in ("weights", "prompts") else text
     return {name: text for name, text in texts.items() if text}
 
@@ -90,9 +85,12 @@ def _runs_item(runs: pd.DataFrame) -> Item:
 def control(res_dir: Path, models: Sequence[str]) -> list[Item]:
     """Section 5: one item for each model, concept and source, then one for each comparison of sources."""
     folders = [
-        folder for model in models if is_plain_name(model) for folder in sorted((res_dir / model).glob("*/control"))
+        check_inside(folder, res_dir / model)
+        for model in models
+        if is_plain_name(model)
+        for folder in entries(res_dir / model, "*/control")
     ]
-    items = [_source_item(source) for folder in folders for source in sorted(folder.glob("*/"))]
+    items = [_source_item(source) for folder in folders for source in entries(folder, "*") if source.is_dir()]
     caption = "Largest change of the refusal rate on harmful prompts, by source (rows) and target (columns)."
     for folder in folders:
         title = f"{folder.parent.parent.name}, {folder.parent.name}: comparison of sources"
@@ -101,16 +99,16 @@ def control(res_dir: Path, models: Sequence[str]) -> list[Item]:
 
 
 def _tables(folder: Path) -> dict[str, pd.DataFrame]:
-    return {path.name: read_table(path) for path in sorted(folder.glob("*.csv"))}
+    return {path.name: read_table(path) for path in entries(folder, "*.csv")}
 
 
 def _source_item(folder: Path) -> Item:
     """The figure, rates and example replies in the folder of a source language."""
     model, concept, source = folder.parts[-4], folder.parts[-3], folder.name
     tables, facts = _tables(folder), {}
-    if (path := folder / "generations.jsonl").exists():
+    if exists(path := folder / "generations.jsonl"):
         tables["Example replies"] = read(path, _examples)
-    if (path := folder / "settings.json").exists():
+    if exists(path := folder / "settings.json"):
         facts = read(path, lambda path: _texts(json.loads(path.read_text(encoding="utf-8")), STEERING))
     caption = (
         f"Refusal rate of {model} when the {concept} vectors of {source} are added to its hidden states. Positive "
@@ -123,7 +121,9 @@ def _source_item(folder: Path) -> Item:
 
 def _examples(path: Path) -> pd.DataFrame:
     """Replies to the first harmful and harmless prompt of some languages, at -max, 0 and +max strength."""
-    rows = pd.read_json(path, lines=True, dtype=False)
+    # splitlines would also split at characters that are valid in a reply, such as U+2028.
+    lines = path.read_bytes().decode().removesuffix("\n").split("\n")
+    rows = pd.DataFrame([json.loads(line) for line in lines])
     rows = rows[rows["baseline"].isin(["none", "concept"])].rename(columns={"lang": "language"})
     rows["request"] = rows["harmful"].map({True: "harmful", False: "harmless"})
     ends = rows["strength"].isin([rows["strength"].min(), 0, rows["strength"].max()])
@@ -132,5 +132,6 @@ def _examples(path: Path) -> pd.DataFrame:
     source = path.parent.name
     languages = sorted(rows["language"].unique(), key=lambda language: language != source)[:EXAMPLE_LANGUAGES]
     rows["language"] = pd.Categorical(rows["language"], languages)
+    "".join(rows["prompt"] + rows["reply"]).encode()  # half a surrogate pair cannot be written
     shown = rows[ends & first].dropna(subset="language").drop_duplicates([*prompt, "strength"])
     return shown.sort_values([*prompt, "strength"])[[*prompt, "prompt", "strength", "reply"]]

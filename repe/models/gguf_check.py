@@ -1,0 +1,94 @@
+"""A check of GGUF files before they are read: everything that the header names lies within the file.
+
+Format, little endian: `GGUF`, uint32 version, uint64 number of tensors, uint64 number of metadata entries; the entries
+(key, uint32 type, value); the tensors (name, uint32 number of dimensions, uint64 each, uint32 type, uint64 offset).
+"""
+
+import math
+import mmap
+import struct
+from pathlib import Path
+
+from repe.errors import UserError
+from repe.files import open_regular
+
+# Bytes of a number by its type in metadata; texts and arrays have types of their own.
+NUMBERS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+TEXT, ARRAY = 8, 9
+HEADER = 24
+# Bytes that a tensor and an entry take at least.
+SMALLEST_TENSOR, SMALLEST_ENTRY = 33, 13
+MOST_DIMENSIONS = 4
+
+
+def check_gguf(path: Path) -> None:
+    """Refuse a file that is not a GGUF checkpoint, or promises more than it holds.
+
+    Raises:
+        UserError: it is not, or it is truncated or damaged.
+    """
+    with open_regular(path) as file:
+        if file.read(4) != b"GGUF":
+            raise UserError(f"{path} is not a GGUF file (it does not begin with GGUF): download it again")
+        try:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+                _Header(raw).check()
+        except (struct.error, ValueError) as error:
+            raise UserError(f"{path} is damaged ({error}): download it again") from error
+
+
+class _Header:
+    def __init__(self, raw: mmap.mmap) -> None:
+        self.raw, self.at = raw, 8
+
+    def check(self) -> None:
+        from gguf.constants import GGML_QUANT_SIZES
+
+        tensors, entries = self.number(8), self.number(8)
+        if tensors * SMALLEST_TENSOR + entries * SMALLEST_ENTRY > len(self.raw):
+            raise ValueError(f"its header promises {tensors} tensors and {entries} entries, more than fit into it")
+        for _ in range(entries):
+            self.text()
+            self.value(self.number(4))
+        total = 0
+        for _ in range(tensors):
+            self.text()
+            dimensions = self.number(4)
+            if dimensions > MOST_DIMENSIONS:
+                raise ValueError(f"a tensor has {dimensions} dimensions")
+            elements = math.prod(self.number(8) for _ in range(dimensions))
+            block, size = GGML_QUANT_SIZES.get(self.number(4), (1, len(self.raw)))
+            total += elements // block * size
+            if max(total, self.number(8) + elements // block * size) > len(self.raw):
+                raise ValueError("its tensors are larger than the file")
+
+    def number(self, size: int) -> int:
+        self.at += size
+        if self.at > len(self.raw):
+            raise ValueError("it is truncated")
+        return int.from_bytes(self.raw[self.at - size : self.at], "little")
+
+    def skip(self, size: int) -> None:
+        self.at += size
+        if self.at > len(self.raw):
+            raise ValueError("it is truncated, or a text or list is longer than the file")
+
+    def text(self) -> None:
+        self.skip(self.number(8))
+
+    def value(self, kind: int) -> None:
+        if kind == TEXT:
+            self.text()
+        elif kind in NUMBERS:
+            self.skip(NUMBERS[kind])
+        elif kind == ARRAY:
+            inner, count = self.number(4), self.number(8)
+            if inner in NUMBERS:
+                self.skip(NUMBERS[inner] * count)
+            elif inner == TEXT and count <= len(self.raw):
+                for _ in range(count):
+                    self.text()
+            else:
+                raise ValueError("it has a list of lists, or a list longer than the file")
+        else:
+            raise ValueError(f"it has metadata of the unknown type {kind}")

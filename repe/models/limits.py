@@ -1,0 +1,119 @@
+"""Limits on what comes with a model: its config, its list of weight files, and its chat template."""
+
+import json
+import os
+import select
+import signal
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from repe.errors import UserError
+from repe.files import open_regular
+
+# Larger than in any model: a config that says more would take hours or all memory before its weights are read.
+LARGEST = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 1_000),
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "num_attention_heads"), 100_000),
+    **dict.fromkeys(("vocab_size", "padded_vocab_size", "intermediate_size"), 10_000_000),
+}
+ATTENTIONS = (None, "eager", "sdpa")
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+# Seconds and further bytes that a chat template may take.
+SECONDS, MEMORY = 5.0, 1 << 29
+
+
+def check_config(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a config that describes a model larger than any, or weights in another folder.
+
+    Raises:
+        UserError: it does.
+    """
+    for name, largest in LARGEST.items():
+        for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+            value = part.get(name)
+            if isinstance(value, int) and value > largest:
+                raise UserError(f"{path}: {name} is {value}, more than in any model: download the config again")
+    check_names([config.get("transformers_weights")], path)
+
+
+def check_index(folder: Path) -> None:
+    """Refuse a list of weight files that names files outside of the folder, or in folders below it.
+
+    Raises:
+        UserError: it does, or it cannot be read.
+    """
+    for path in (folder / name for name in INDEXES if (folder / name).exists()):
+        try:
+            with open_regular(path) as file:
+                names = {*json.load(file)["weight_map"].values()}
+        except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+            raise UserError(f"{path} cannot be read ({error!r:.100}): download it again") from error
+        check_names(names, path)
+
+
+def check_names(names: Any, path: Path) -> None:
+    """Refuse file names with folders in them."""
+    for name in names:
+        if name is not None and (not isinstance(name, str) or Path(name).name != name or name == ".."):
+            raise UserError(f"{path} names weights outside of its folder ({name!r:.80}): download it again")
+
+
+def pinned_attention(config: Mapping[str, Any]) -> dict[str, str]:
+    """Keywords for Transformers' loaders: PyTorch's own attention, whatever kernel the config asks for."""
+    parts = (config, *(value for value in config.values() if isinstance(value, dict)))
+    asked = {part.get(name) for part in parts for name in ("attn_implementation", "_attn_implementation")}
+    return {} if asked.issubset(ATTENTIONS) else {"attn_implementation": "sdpa"}
+
+
+def in_child(work: Callable[[], str]) -> str:
+    """The result of code that comes with a model, in a process with limited time and memory.
+
+    Raises:
+        ValueError: the code fails or exceeds a limit.
+    """
+    if not hasattr(os, "fork"):
+        return work()
+    reader, writer = os.pipe()
+    with warnings.catch_warnings(action="ignore"):  # of threads, which the child does not use
+        child = os.fork()
+    if child == 0:
+        _answer(work, writer)
+    os.close(writer)
+    answer = b""
+    try:
+        while select.select([reader], [], [], SECONDS)[0] and (part := os.read(reader, 1 << 16)):
+            answer += part
+    finally:
+        os.close(reader)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if not answer:
+        raise ValueError(f"it takes more than {SECONDS:g} seconds or {MEMORY >> 20} MiB")
+    if error := json.loads(answer)["error"]:
+        raise ValueError(error)
+    return str(json.loads(answer)["text"])
+
+
+def _answer(work: Callable[[], str], writer: int) -> None:
+    """Write the result of `work` as JSON and end this process."""
+    import resource
+
+    try:
+        with suppress(OSError, ValueError):
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            limit = pages * resource.getpagesize() + MEMORY
+            resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        try:
+            found = {"text": work(), "error": ""}
+        except MemoryError:
+            found = {"text": "", "error": f"it takes more than {MEMORY >> 20} MiB"}
+        except Exception as error:
+            found = {"text": "", "error": str(error)[:1000] or type(error).__name__}
+        with os.fdopen(writer, "wb") as file:
+            file.write(json.dumps(found).encode())
+    finally:
+        os._exit(0)

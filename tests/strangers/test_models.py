@@ -1,0 +1,165 @@
+"""Models from strangers: templates, configs, weight lists and GGUF files that hang, take all memory or lead outside."""
+
+import json
+import os
+import shutil
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import Ended, write_data
+
+from repe.models import limits
+from strangers.cases import MEMORY, assert_refused, in_limits, run_here
+
+Attack = Callable[[Path], object]
+STAGE = ("collect_vector", "--lang", "en", "--concept", "morality", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, model_folders: dict[str, Path]) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder, "morality", "en")
+    # Also imports all modules for the forks.
+    ended = run_here(*STAGE, "--model-path", model_folders["llama"], "--data-dir", folder, "--res-dir", folder / "res")
+    assert ended.status == 0, ended
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path, model_folders: dict[str, Path]) -> Path:
+    return Path(shutil.copytree(model_folders["llama"], tmp_path / "tiny"))
+
+
+def refused(path: Path, data: Path, tmp_path: Path, *named: str) -> None:
+    start = time.monotonic()
+    options = ["--model-path", path, "--data-dir", data, "--res-dir", tmp_path / "res"]
+
+    def work() -> None:
+        ended = run_here(*STAGE, *options)
+        print(json.dumps(vars(ended) | {"err": ended.err.splitlines()[-1:], "status": ended.status}))
+
+    whole = in_limits(work, MEMORY)
+    assert whole.status == 0, whole
+    found = json.loads(whole.out.splitlines()[-1])
+    found["err"] = "\n".join(found["err"])
+    assert_refused(Ended(**found), time.monotonic() - start, *named)
+
+
+def template(text: str) -> Attack:
+    return lambda model: (model / "chat_template.jinja").write_text(text)
+
+
+def config(**settings: object) -> Attack:
+    def edit(model: Path) -> None:
+        path = model / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+    return edit
+
+
+def outside(model: Path) -> None:
+    """The weights lie beside the folder, and a list in it leads there."""
+    (model / "model.safetensors").rename(model.parent / "outside.safetensors")
+    names = safetensors.torch.load_file(model.parent / "outside.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "../outside.safetensors")}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def below(model: Path) -> None:
+    """Where the fingerprint, which is of the files in the folder, would miss them."""
+    (model / "sub").mkdir()
+    (model / "model.safetensors").rename(model / "sub/model.safetensors")
+    names = safetensors.torch.load_file(model / "sub/model.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "sub/model.safetensors")}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{{ messages[0].content }}"
+ATTACKS: dict[str, tuple[Attack, str]] = {
+    "nested loops": (template(LOOPS), "chat template fails (it takes more than 1 seconds"),
+    "a wide format": (template('{{ "%999999999d" % 1 }}{{ messages[0].content }}'), "chat template fails"),
+    "a long text": (template('{{ "x" * 9999999999 }}{{ messages[0].content }}'), "chat template fails"),
+    "a long number": (template("{{ 9 ** (9 ** 9) }}{{ messages[0].content }}"), "chat template fails"),
+    "a million layers": (config(num_hidden_layers=10**6), "config.json: num_hidden_layers is 1000000"),
+    "a million layers below": (config(text_config={"n_layer": 10**6}), "config.json: n_layer is 1000000"),
+    "a wide state": (config(hidden_size=2**40), "config.json: hidden_size"),
+    "weights outside": (outside, "model.safetensors.index.json names weights outside"),
+    "weights below": (below, "model.safetensors.index.json names weights outside"),
+    "a list of weights that is none": (
+        lambda model: (model / "model.safetensors.index.json").write_text("[" * 99_999),
+        "model.safetensors.index.json cannot be read",
+    ),
+    "a config that is a pipe": (
+        lambda model: ((model / "config.json").unlink(), os.mkfifo(model / "config.json")),
+        "config.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks_are_refused(
+    name: str, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SECONDS", 1.0)
+    attack, said = ATTACKS[name]
+    attack(model)
+    refused(model, data, tmp_path, said)
+
+
+def test_a_kernel_in_the_config_is_not_asked_for(model: Path, data: Path, tmp_path: Path) -> None:
+    config(attn_implementation="somebody/kernel")(model)
+    options = ["--model-path", model, "--data-dir", data, "--res-dir"]
+    assert run_here(*STAGE, *options, tmp_path / "res").status == 0
+    mine, usual = tmp_path / "res/tiny/morality/reader_dict.pt", data / "res/tiny-llama/morality/reader_dict.pt"
+    found, expected = (torch.load(path, weights_only=True)["languages"]["en"] for path in (mine, usual))
+    assert torch.equal(found["directions"], expected["directions"])
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+def gguf(*entries: bytes, tensors: bytes = b"", counts: tuple[int, int] | None = None) -> bytes:
+    head = counts or (1 if tensors else 0, len(entries))
+    return b"GGUF" + struct.pack("<IQQ", 3, *head) + b"".join(entries) + tensors + bytes(400)
+
+
+def tensor(*sizes: int, kind: int = 0, offset: int = 0) -> bytes:
+    return text("a") + struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, kind, offset)
+
+
+def array(kind: int, count: int) -> bytes:
+    return text("k") + struct.pack("<IIQ", 9, kind, count)
+
+
+GGUF_FILES = {
+    "nothing": b"",
+    "a header alone": b"GGUF" + bytes(4),
+    "absurd counts": gguf(counts=(1 << 60, 1 << 60)),
+    "a long text": gguf(struct.pack("<Q", 1 << 60)),
+    "a long list": gguf(array(4, 1 << 60)),
+    "a long list of texts": gguf(array(8, 1 << 60)),
+    "lists in lists": gguf(array(9, 1) + struct.pack("<IQ", 9, 1) * 20),
+    "an unknown type": gguf(text("k") + struct.pack("<I", 99)),
+    "a large tensor": gguf(tensors=tensor(1 << 30, 1 << 30)),
+    "a tensor outside": gguf(tensors=tensor(4, offset=1 << 40)),
+    "a tensor of many dimensions": gguf(tensors=tensor(*[1] * 30)),
+    "a tensor of an unknown type": gguf(tensors=tensor(4, kind=12345)),
+    "no architecture": gguf(),
+}
+
+
+@pytest.mark.parametrize("name", GGUF_FILES)
+def test_hostile_gguf_files_are_refused(name: str, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.gguf").write_bytes(GGUF_FILES[name])
+    refused(tmp_path / "tiny.gguf", data, tmp_path, "tiny.gguf")
+
+
+def test_a_pipe_is_no_gguf_file(data: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "tiny.gguf")
+    refused(tmp_path / "tiny.gguf", data, tmp_path, "tiny.gguf")
