@@ -14,8 +14,17 @@ With --cross-model, draws Figure 2 and writes Table 6 from such files.
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
 from repe.runs import arguments as options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import torch
+
+    from repe.runs.stage import Task
 
 FIGURE = "figure2_recognition_accuracy"
 # Options that have an effect without --cross-model only, and with it only.
@@ -25,6 +34,7 @@ RUNNING = (
     options.UNTRAINED,
     options.RUNNING,
     options.CACHE,
+    options.NULLS,
     options.OVERWRITE,
     options.VALIDATION,
 )
@@ -57,7 +67,23 @@ def recognize(args: argparse.Namespace) -> None:
         # A pair is right where the positive text has the larger projection on the source language's vector.
         correct = correct_pairs(task.sources, states[:, : len(task.test)])
         validation = correct_pairs(validating, states[:, len(task.test) :]) if held_out else {}
-        task.file.save(task.language, task.test, correct, validation, task.meta, args.overwrite)
+        # Nulls, and detection of single texts, where the states of the training texts are there.
+        more = beside_accuracy(args, task, states[:, : len(task.test)], correct) if task.training else {}
+        task.file.save(task.language, task.test, correct, validation, task.meta, args.overwrite, more)
+
+
+def beside_accuracy(
+    args: argparse.Namespace, task: "Task", tested: "torch.Tensor", correct: "Mapping[str, np.ndarray]"
+) -> "dict[str, dict[str, dict[str, np.ndarray]]]":
+    """Nulls of swapped labels and detection of single texts, by table, source and part."""
+    from repe.uncertainty.detection import detection
+    from repe.uncertainty.swaps import nulls
+
+    trainings = {source: task.training[source] for source in task.sources if source in task.training}
+    more = {"detection": detection(task.sources, tested, trainings, task.training[task.language])}
+    if args.direction_method == "cluster_mean" and not args.random_direction:
+        more["nulls"] = nulls(tested, trainings, correct, f"{task.concept}|{args.seed}")
+    return more
 
 
 def compare(args: argparse.Namespace) -> None:

@@ -160,7 +160,7 @@ METHOD = {
             "choices": METHODS,
             "default": "cluster_mean",
             "metavar": "METHOD",
-            "help": "cluster_mean, pca or random (default: cluster_mean)",
+            "help": "cluster_mean, pca, logistic, lda or random (default: cluster_mean)",
         },
     }
 }
@@ -224,6 +224,14 @@ UNTRAINED = {
 }
 CACHE = {
     "running the model": {"--cache-states": {"type": Path, "metavar": "DIR", "help": "cache hidden states in DIR"}}
+}
+NULLS = {
+    "running the model": {
+        "--nulls": {
+            "action": "store_true",
+            "help": "add nulls and detection; runs the training texts, unless --cache-states has them",
+        }
+    }
 }
 RESULTS = {
     "results": {
