@@ -20,10 +20,13 @@ from repe.runs import arguments as options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import numpy as np
     import torch
 
+    from repe.results.accuracy_file import AccuracyFile
+    from repe.runs.comparison import Compared
     from repe.runs.stage import Task
 
 FIGURE = "figure2_recognition_accuracy"
@@ -40,6 +43,7 @@ RUNNING = (
 )
 COMPARING = (
     options.COMPARISON,
+    options.FLOORS,
     options.BOOTSTRAP,
     options.permutations("test against --random-direction vectors"),
 )
@@ -47,7 +51,8 @@ COMPARING = (
 
 def main(args: argparse.Namespace) -> None:
     if args.cross_model:
-        options.refuse(args, RUNNING, "with --cross-model", except_for=["--model-family"])
+        used = ["--model-family", *(["--data-dir"] if args.floors else [])]
+        options.refuse(args, RUNNING, "with --cross-model", except_for=used)
         compare(args)
     else:
         options.refuse(args, COMPARING, "without --cross-model")
@@ -117,7 +122,39 @@ def compare(args: argparse.Namespace) -> None:
         averaged = intervals[selection] if intervals else accuracy_table.with_averages(accuracy)
         figure = figures.recognition_bars(accuracy_table.of_figure2(averaged), compared.families)
         written += save(figure, out_dir, f"{FIGURE}{selection.suffix}")
-    options.print_written(written)
+    options.print_written(written + beside_accuracies(args, compared, out_dir))
+
+
+def beside_accuracies(args: argparse.Namespace, compared: "Compared[AccuracyFile]", out_dir: "Path") -> "list[Path]":
+    """Nulls, floors and detection, as far as the files have them."""
+    from repe.plots import floor_figures, tables
+    from repe.plots.style import save
+    from repe.runs import floor_inputs
+    from repe.uncertainty import floors
+    from repe.uncertainty.detection import detection_table
+
+    files, languages = compared.files, compared.languages
+    twins = floor_inputs.untrained_files(args, compared)
+    written = []
+    if args.floors:
+        texts = floor_inputs.text_floors(args, compared)
+        print(*floor_inputs.lacking(compared, twins, texts), sep="\n")
+        table = floors.floor_table(files, languages, twins, texts)
+        written += tables.write_csv(table, out_dir, "floors")
+        for model, rows in table.groupby("model", sort=False):
+            written += save(floor_figures.floor_panels(rows), out_dir, f"floors_{model}")
+    if len(nulls := floors.null_table(files, languages)):
+        by_layer = floors.layer_table(files, languages, twins)
+        written += tables.write_csv(nulls, out_dir, "nulls") + tables.write_csv(by_layer, out_dir, "accuracy_by_layer")
+        for model, rows in by_layer.groupby("model", sort=False):
+            written += save(floor_figures.accuracy_by_layer(rows), out_dir, f"accuracy_by_layer_{model}")
+    if len(detected := detection_table(files, languages)):
+        written += tables.write_csv(detected, out_dir, "detection")
+        families = {model: family for model, family in compared.families.items() if model in {*detected["model"]}}
+        for column in ("auroc", "calibration_gap"):
+            figure = floor_figures.detection_heat_maps(detected, families, column)
+            written += save(figure, out_dir, f"detection_{column}")
+    return written
 
 
 def parser() -> options.Parser:

@@ -74,7 +74,8 @@ def correct_pairs(vectors: Mapping[str, ConceptVectors], states: torch.Tensor) -
 def unit_directions(vectors: Mapping[str, ConceptVectors]) -> torch.Tensor:
     """The first components as recognition uses them, at unit length, float32 (sources, layers, hidden)."""
     directions = torch.stack([_direction(one) for one in vectors.values()])
-    return directions / directions.norm(dim=-1, keepdim=True)
+    units: torch.Tensor = directions / directions.norm(dim=-1, keepdim=True)
+    return units
 
 
 def _direction(vectors: ConceptVectors) -> torch.Tensor:

@@ -16,7 +16,7 @@ from repe.results.torch_archive import holds
 # Tables that downloads do not have.
 TABLES = {"validation": "validation accuracy", "correct": "record of which pairs were right"}
 # Of the nulls, each (layers + 1,): layers 1..N, and last the best layer (see `repe.uncertainty.swaps`).
-NULL_PARTS = ("mean", "low", "high", "p", "training_sd")
+NULL_PARTS = ("mean", "low", "high", "p", "p_margin", "training_sd", "training_accuracy")
 # Of detection, each (layers,), see `repe.uncertainty.detection`.
 DETECTION_PARTS = ("auroc", "source_threshold", "own_threshold")
 # Optional tables whose cells have named parts: the parts, and by how many their entries exceed the layers.
@@ -41,11 +41,9 @@ class AccuracyFile(ResultFile):
             expect(holds(row, torch.uint8, (count, pairs)), f"{name} of {source} on {target}")
             expect(bool((row <= 1).all()), f"{name} of {source} on {target} is not 0 or 1")
         for name, source, target, cell in _cells(content, tuple(PARTS)):
-            names, more = PARTS[name]
-            expect(isinstance(cell, dict) and set(names) <= {*cell}, f"{name} of {source} on {target}")
-            expect(
-                all(holds(cell[part], torch.float64, (count + more,)) for part in names), f"{name} of {source} on {target}"
-            )
+            parts, more = PARTS[name]
+            is_whole = all(holds(cell[part], torch.float64, (count + more,)) for part in parts)
+            expect(is_whole, f"{name} of {source} on {target}")
         for target, items in content.get("test_items", {}).items():
             expect(isinstance(items, list) and are_texts(items), f"test_items of {target}")
             expect(len(items) == content["test_pairs"][target], f"test_items of {target}")
@@ -186,7 +184,8 @@ class NullsFile(AccuracyFile):
         """Those of `sources` without an accuracy on `target`, or with one made here and nothing beside it."""
         made, beside = self.content["accuracy"], self.content["detection"]  # for every direction method
         lacking = [s for s in sources if target in made.get(s, {}) and target not in beside.get(s, {})]
-        return [source for source in sources if source in {*super().untried(target, sources), *lacking}]
+        new = {*super().untried(target, sources), *lacking}
+        return [source for source in sources if source in new]
 
 
 def _as_tensors(target: str, cells: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
@@ -196,7 +195,7 @@ def _as_tensors(target: str, cells: Mapping[str, Mapping[str, np.ndarray]]) -> d
     }
 
 
-def _cells(content: dict[str, Any], tables: tuple[str, ...]) -> Iterator[tuple[str, str, str, torch.Tensor]]:
+def _cells(content: dict[str, Any], tables: tuple[str, ...]) -> Iterator[tuple[str, str, str, Any]]:
     for table in tables:
         for source, targets in content.get(table, {}).items():
             for target, row in targets.items():

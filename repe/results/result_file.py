@@ -90,7 +90,7 @@ class ResultFile:
         # Tensors that are sparse or have no data raise RuntimeErrors of several kinds.
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise self.damaged(f"{error or 'its tables are missing'}") from error
-        return {**dict.fromkeys(self.optional, {}), **content}
+        return {**{table: {} for table in self.optional}, **content}
 
     def damaged(self, reason: str) -> UserError:
         """The error for a file that cannot be used."""

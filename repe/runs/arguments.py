@@ -255,6 +255,14 @@ COMPARISON = {
         },
     }
 }
+FLOORS = {
+    "comparison": {
+        "--floors": {
+            "action": "store_true",
+            "help": "accuracy beside nulls, untrained twins and a classifier of the text",
+        }
+    }
+}
 BOOTSTRAP = {
     "comparison": {
         "--bootstrap": {

@@ -4,14 +4,22 @@ Recognition compares the two texts of a pair, which needs no threshold. A detect
 one language may rank the texts of another well and still put their threshold in the wrong place (arXiv 2606.01196).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 
+from repe.analysis.layer_selection import PAPER
 from repe.analysis.recognition import unit_directions
+from repe.results.accuracy_file import DETECTION_PARTS, AccuracyFile
 from repe.uncertainty.swaps import Training
 from repe.vectors.concept_vectors import ConceptVectors
+
+COLUMNS = [
+    *("model", "concept", "source", "target", "best_layer", "auroc"),
+    *("accuracy_source_threshold", "accuracy_own_threshold", "calibration_gap"),
+]
 
 
 def detection(
@@ -64,3 +72,27 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
         below, up_to = (np.searchsorted(ordered, high, side) for side in ("left", "right"))
         areas.append((below + up_to).mean() / (2 * len(low)))
     return np.array(areas)
+
+
+def detection_table(files: Mapping[str, Mapping[str, AccuracyFile]], languages: Sequence[str]) -> pd.DataFrame:
+    """Detection of every source and target language that has it, at the best layer of recognition.
+
+    Args:
+        files: by model and concept.
+
+    Returns:
+        Columns model, concept, source, target, best_layer (from 1), auroc, accuracy_source_threshold,
+        accuracy_own_threshold, calibration_gap (the latter minus the former: what the source's threshold loses).
+    """
+    rows = []
+    for model, by_concept in files.items():
+        for concept, file in by_concept.items():
+            for source in languages:
+                for target in languages:
+                    if (cell := file.parts("detection", source, target)) is None:
+                        continue
+                    layer = PAPER.accuracy_layer(file, source, target)
+                    area, at_source, at_own = (float(cell[name][layer]) for name in DETECTION_PARTS)
+                    keys = (model, concept, source, target, layer + 1)
+                    rows.append((*keys, area, at_source, at_own, at_own - at_source))
+    return pd.DataFrame(rows, columns=COLUMNS)

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 
 from repe.uncertainty.bootstrap import CONFIDENCE
 
+Values = np.ndarray | float
 
-def wilson(right: np.ndarray | float, items: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+
+def wilson(right: Values, items: Values) -> tuple[np.ndarray, np.ndarray]:
     """Wilson's score interval of a proportion, which stays honest at 0 and 1 and for few items.
 
     Source: Wilson 1927; Brown, Cai and DasGupta 2001, Interval Estimation for a Binomial Proportion.
@@ -63,8 +65,8 @@ def effective_items(correct: np.ndarray, items: Sequence[str]) -> np.ndarray:
 def paired(differences: np.ndarray, items: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """The 95 % interval of a mean difference of two outcomes on the same pairs.
 
-    Wald's interval with half an item added to each of the four possible outcomes, which keeps its level with few items
-    and at the edges (Agresti and Min 2005, Statistics in Medicine 24:729).
+    Student's interval with half an item added to each of the four possible outcomes, which keeps its level with few
+    items and at the edges (Agresti and Min 2005, Statistics in Medicine 24:729).
 
     Args:
         differences: (..., pairs) in -1..1: one outcome minus the other.
@@ -80,11 +82,11 @@ def paired(differences: np.ndarray, items: Sequence[str]) -> tuple[np.ndarray, n
     count = means.shape[-1] + 2
     mean = means.sum(axis=-1) / count
     variance = ((means**2).sum(axis=-1) + 1) / count - mean**2
-    half = ndtri((1 + CONFIDENCE) / 2) * np.sqrt(variance / count)
+    half = stdtrit(count - 1, (1 + CONFIDENCE) / 2) * np.sqrt(variance / count)
     return np.maximum(mean - half, -1.0), np.minimum(mean + half, 1.0)
 
 
-def over_training(accuracy: np.ndarray, deviation: np.ndarray, pairs: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
+def over_training(accuracy: Values, deviation: Values, pairs: Values) -> tuple[np.ndarray, np.ndarray]:
     """The 95 % interval of an accuracy over the choice of training items, for the same test pairs.
 
     It estimates the mean accuracy that vectors of as many other training items would have on these test pairs. The

@@ -8,6 +8,7 @@ from one product of test and training differences in each layer, and so do their
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -41,6 +42,12 @@ class Training:
         midpoints = torch.stack([state.float().mean(dim=(0, 1)).cpu() for state in states])
         return cls(differences, midpoints, [pair.item or pair.key for pair in pairs])
 
+    @cached_property
+    def accuracy(self) -> np.ndarray:
+        """Accuracy of the `cluster_mean` directions on the training pairs themselves, float64 (layers,)."""
+        own = [(one @ one.mean(dim=0) >= 0).double().mean() for one in self.differences]
+        return torch.stack(own).numpy()
+
 
 def swap_signs(items: Sequence[str], name: str, swaps: int = SWAPS) -> np.ndarray:
     """Which pairs each swap turns around: int8 (swaps, pairs) of 1 and -1.
@@ -58,8 +65,8 @@ def swap_signs(items: Sequence[str], name: str, swaps: int = SWAPS) -> np.ndarra
     return (1 - 2 * bits.astype(np.int8)).T
 
 
-def swapped_counts(tested: torch.Tensor, training: Training, signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many test pairs the directions of random halves and of swapped labels get right.
+def swapped(tested: torch.Tensor, training: Training, signs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the directions of swapped labels and of random halves make of the test pairs.
 
     Args:
         tested: (layers, test pairs, 2, hidden), the positive text first; computed on its device.
@@ -67,43 +74,55 @@ def swapped_counts(tested: torch.Tensor, training: Training, signs: np.ndarray) 
         signs: (swaps, training pairs), from `swap_signs`.
 
     Returns:
-        Two int arrays (layers, swaps). The first is for swapped labels, `sum(sign * difference)`; the second for those
-        training pairs only whose sign is 1, `sum((1 + sign) * difference)`: the same product plus the observed margins.
+        Number of test pairs that are right with swapped labels, `sum(sign * difference)`, int (layers, swaps); the same
+        with those training pairs only whose sign is 1, `sum((1 + sign) * difference)`: the same product plus the
+        observed margins; and the mean margin along the sums, float64 (layers, 1 + swaps), the observed one first.
     """
     turned = torch.from_numpy(signs).to(tested.device, torch.float32).T
-    null, halves = [], []
+    null, halves, means = [], [], []
     for state, differences in zip(tested, training.differences, strict=True):
         margins = (state[:, 0].float() - state[:, 1].float()) @ differences.to(state.device).T  # (test, training pairs)
         moved = margins @ turned
         null.append((moved >= 0).sum(dim=0))
-        halves.append((moved + margins.sum(dim=1, keepdim=True) >= 0).sum(dim=0))
-    return torch.stack(null).cpu().numpy(), torch.stack(halves).cpu().numpy()
+        observed = margins.sum(dim=1, keepdim=True)
+        halves.append((moved + observed >= 0).sum(dim=0))
+        means.append(torch.cat([observed, moved], dim=1).double().mean(dim=0))
+    return tuple(torch.stack(one).cpu().numpy() for one in (null, halves, means))  # type: ignore[return-value]
 
 
-def summary(null: np.ndarray, halves: np.ndarray, correct: np.ndarray) -> dict[str, np.ndarray]:
+def summary(
+    null: np.ndarray, halves: np.ndarray, margins: np.ndarray, correct: np.ndarray, fitted: np.ndarray
+) -> dict[str, np.ndarray]:
     """What `acc.pt` keeps of the swaps of one source and target.
 
     Args:
-        null, halves: (layers, swaps), from `swapped_counts`.
+        null, halves, margins: from `swapped`.
         correct: bool (layers, test pairs), what the vectors themselves get right.
+        fitted: float64 (layers,), from `Training.accuracy`.
 
     Returns:
-        float64 (layers + 1,) by NULL_PARTS, last entry: the best layer. `mean`, `low` and `high` (2.5 and 97.5 % points)
-        are accuracies with swapped labels, `p` is one-sided, the data themselves counted among the swaps (Phipson and
-        Smyth 2010). The best layer of each swap is its own, so that the choice of the layer is part of the test.
-        `training_sd` is the standard deviation of the accuracy over the choice of training items, see `over_training`.
+        float64 (layers + 1,) by NULL_PARTS, last entry: the best layer. `mean`, `low` and `high` (2.5 and 97.5 %
+        points) are accuracies with swapped labels. `p` is one-sided, the data themselves counted among the swaps
+        (Phipson and Smyth 2010); the best layer of each swap is its own, so that its choice is part of the test.
+        `p_margin` is the same for the mean margin instead of the accuracy, each layer's in units of its root mean
+        square. `training_sd` is the standard deviation of the accuracy over the choice of training items, see
+        `over_training`; `training_accuracy` is that on the training pairs themselves, a ceiling.
     """
     null, halves = (np.concatenate([counts, counts.max(axis=0, keepdims=True)]) for counts in (null, halves))
     right = correct.sum(axis=-1)
     reached = (null >= np.append(right, right.max())[:, None]).sum(axis=1)
     ends = [(1 - CONFIDENCE) / 2, 0.5 * (1 + CONFIDENCE)]
     low, high = np.quantile(null, ends, axis=1) / correct.shape[-1]
+    scaled = margins / np.sqrt((margins**2).mean(axis=1, keepdims=True))
+    scaled = np.concatenate([scaled, scaled.max(axis=0, keepdims=True)])
     parts = {
         "mean": null.mean(axis=1) / correct.shape[-1],
         "low": low,
         "high": high,
         "p": (1 + reached) / (1 + null.shape[1]),
+        "p_margin": (scaled >= scaled[:, :1]).mean(axis=1),
         "training_sd": halves.std(axis=1) / correct.shape[-1],
+        "training_accuracy": np.append(fitted, fitted.max()),
     }
     return {name: parts[name].astype(np.float64) for name in NULL_PARTS}
 
@@ -121,6 +140,6 @@ def nulls(
     """
     found = {}
     for source, training in trainings.items():
-        counts = swapped_counts(tested, training, swap_signs(training.items, name))
-        found[source] = summary(*counts, correct[source])
+        made = swapped(tested, training, swap_signs(training.items, name))
+        found[source] = summary(*made, correct[source], training.accuracy)
     return found

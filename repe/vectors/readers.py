@@ -126,7 +126,7 @@ class RandomRepReader(RepReader):
 
 
 class LogisticRepReader(RepReader):
-    """The weights of a logistic regression on single texts (scikit-learn: L2 penalty with C = 1, standardised states)."""
+    """The weights of a logistic regression on single texts (scikit-learn: L2 penalty, C = 1, standardised states)."""
 
     method = "logistic"
     signed_recognition = True
