@@ -3,6 +3,9 @@
 # How directions are found (`--direction-method`, `repe.vectors.readers`).
 METHODS = ("cluster_mean", "pca", "random", "logistic", "lda")
 
+# Similarity of languages beyond the cosine of their vectors; the last two need hidden states.
+SIMILARITIES, OF_STATES = ("rsa", "angles", "cka", "procrustes"), ("cka", "procrustes")
+
 # How hidden states are changed, at which tokens, and what replies are compared (`repe.control`).
 OPERATORS = ("linear_comb", "piecewise_linear", "projection")
 SCOPES = ("all", "prompt", "generated", "last")

@@ -255,6 +255,16 @@ COMPARISON = {
         },
     }
 }
+SIMILARITY = {
+    "comparison": {
+        "--similarity": {
+            **NAMES,
+            "metavar": "MEASURE",
+            "default": [],
+            "help": "more measures: rsa, angles, and with --cache-states cka, procrustes",
+        }
+    }
+}
 FLOORS = {
     "comparison": {
         "--floors": {

@@ -83,7 +83,7 @@ def floor_table(
         Columns model, concept, language; those of `null_table` without `source` and `target` (NaN where there are no
         nulls), p_holm and p_margin_holm (over the model's cells), untrained (mean over seeds, each at its best layer),
         untrained_seeds, text, highest_floor (chance, swapped labels, untrained or text), difference (accuracy minus the
-        highest floor) and its bounds over test items, difference_low and difference_high (of pairs, see `intervals.paired`).
+        highest floor) and its bounds over test items, difference_low and difference_high (see `intervals.paired`).
     """
     rows = []
     for model, by_concept in files.items():

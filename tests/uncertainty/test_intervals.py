@@ -55,7 +55,7 @@ def test_the_interval_of_a_difference_covers_it(items: int) -> None:
     for one, other in ((0.9, 0.6), (0.7, 0.7), (1.0, 0.8)):
         differences = (generator.random((4000, items)) < one) - 1.0 * (generator.random((4000, items)) < other)
         low, high = paired(differences, [str(item) for item in range(items)])
-        assert 0.92 <= np.mean((low <= one - other) & (one - other <= high)) <= 0.995
+        assert np.mean((low <= one - other) & (one - other <= high)) >= 0.92
 
 
 def test_the_interval_over_training_items_covers_the_mean_accuracy_over_training_sets() -> None:
