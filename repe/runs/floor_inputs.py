@@ -27,7 +27,7 @@ def untrained_files(args: argparse.Namespace, compared: Compared[AccuracyFile]) 
     for name, folder in zip(args.cross_model, compared.files, strict=True):
         suffix = results_folder(args, name).name.removeprefix(name)
         is_twin = re.compile(rf"{re.escape(name)}-untrained(-\d+)?{re.escape(suffix)}").fullmatch
-        twins = sorted(path.name for path in args.res_dir.iterdir() if path.is_dir() and is_twin(path.name))
+        twins = sorted(path.name for path in args.res_dir.glob("*") if path.is_dir() and is_twin(path.name))
         files = [
             {concept: AccuracyFile(args.res_dir, twin, concept, file.kind) for concept, file in by_concept.items()}
             for twin in twins
