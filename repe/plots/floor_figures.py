@@ -10,6 +10,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from repe.paper import Family
 from repe.plots.figures import squares
@@ -19,6 +20,7 @@ from repe.plots.style import HUES, PAGE_WIDTH, SMALL, TEXT, in_print_style, new_
 _ABOVE, _NOT, _BAND = HUES[0], "0.55", "0.85"
 _UNTRAINED: dict[str, Any] = {"marker": "x", "color": HUES[1], "markersize": 3.5, "markeredgewidth": 0.9}
 _TEXT: dict[str, Any] = {"marker": "^", "color": HUES[2], "markersize": 3.2}
+SIGNIFICANT = 0.05
 _ROW = 1.35  # inches
 
 
@@ -28,7 +30,7 @@ def floor_panels(floors: pd.DataFrame) -> Figure:
 
     A dot is the accuracy with its interval over test items: coloured where it is above its highest floor (the interval
     of the difference is above 0), grey where it is not. Bands are swapped labels, crosses the untrained network,
-    triangles the text alone.
+    triangles the text alone. A star: the margins are larger than with swapped labels (p_margin_holm below 0.05).
 
     Args:
         floors: of one model, from `repe.uncertainty.floors.floor_table`.
@@ -48,8 +50,10 @@ def floor_panels(floors: pd.DataFrame) -> Figure:
         Patch(color=_BAND, label="swapped labels, 95 %"),
         Line2D([], [], linestyle="", label="untrained network", **_UNTRAINED),
         Line2D([], [], linestyle="", label="text alone", **_TEXT),
+        Line2D([], [], linestyle="", marker="$*$", color="k", markersize=4, label="margins: p (Holm) below 0.05"),
     ]
     missing = {"swapped labels, 95 %": "null_mean", "untrained network": "untrained", "text alone": "text"}
+    missing["margins: p (Holm) below 0.05"] = "p_margin"
     shown = [one for one in handles if floors[missing.get(str(one.get_label()), "accuracy")].notna().any()]
     figure.legend(handles=shown, loc="outside upper center", ncols=3, borderpad=0.1)
     figure.supylabel("Accuracy at the best layer", fontsize=TEXT)
@@ -63,6 +67,8 @@ def _floor_panel(axes: Axes, rows: pd.DataFrame) -> None:
     axes.plot(places - 0.22, rows["untrained"], linestyle="", **_UNTRAINED)
     axes.plot(places + 0.22, rows["text"], linestyle="", **_TEXT)
     above = (rows["difference_low"] > 0).to_numpy()
+    for place in places[rows["p_margin_holm"] < SIGNIFICANT]:
+        axes.text(place, 1.01, "*", ha="center", fontsize=TEXT)
     for chosen, colour in ((above, _ABOVE), (~above, _NOT)):
         part = rows[chosen]
         axes.vlines(places[chosen], part["low"], part["high"], color=colour, linewidth=0.9)
@@ -94,6 +100,7 @@ def accuracy_by_layer(by_layer: pd.DataFrame) -> Figure:
         for column, label, style in lines:
             axes.plot(rows["layer"], rows[column], label=label, **{"linewidth": 1.0} | style)
         axes.set_xlim(1, rows["layer"].max())
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _share_axes(panels, means[numbers].min().min())
     shown = [one for one, (column, *_) in zip(axes.get_lines(), lines, strict=False) if means[column].notna().any()]
     figure.legend(
@@ -122,7 +129,7 @@ def _grid(concepts: Any, languages: int) -> tuple[Figure, dict[str, Axes]]:
 def _share_axes(panels: Mapping[str, Axes], lowest: float) -> None:
     # From just below the lowest value or chance, since most of the room below chance stays empty.
     for axes in panels.values():
-        axes.set_ylim(max(0.0, min(0.4, lowest - 0.03)), 1.03)
+        axes.set_ylim(min(0.4, lowest) - 0.03, 1.06)
         axes.axhline(0.5, color="0.25", linewidth=0.6, linestyle=(0, (1, 1.5)), zorder=0)
         axes.tick_params(labelsize=SMALL)
 

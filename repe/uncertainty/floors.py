@@ -123,7 +123,7 @@ def _row(
         elif highest == "untrained" and all(twin.content["test_keys"].get(language) == keys for twin in best):
             outcomes = np.mean([twin.cell("correct", language, language)[one] for twin, one in best.items()], axis=0)
         correct = file.cell("correct", language, language)[row["best_layer"] - 1]
-        bounds = paired(correct - outcomes, file.test_items(language))
+        bounds = paired(correct.astype(np.float64) - outcomes, file.test_items(language))
         row["difference_low"], row["difference_high"] = map(float, bounds)
     return row
 

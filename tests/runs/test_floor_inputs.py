@@ -67,6 +67,7 @@ def test_floors_and_measures_are_written_beside_the_papers_tables(
     floors = table[["null_mean", "untrained", "text"]].max(axis=1)
     assert table["difference"].tolist() == pytest.approx((table["accuracy"] - floors).tolist())
     assert (table["difference_low"] <= 0).all()  # nothing is above a perfect floor
+    assert (table["difference_high"] < 1).all()
     written = {path.stem for path in out.iterdir()}
     assert {"nulls", "detection", "accuracy_by_layer", "detection_auroc", "floors_tiny-llama"} <= written
     measures = [*compare, *cache, "--similarity", "rsa,angles,cka,procrustes"]
