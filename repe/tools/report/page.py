@@ -34,7 +34,8 @@ CAPTIONS = {
     "concepts of the best layer's accuracy. Higher is better. The dotted line is chance.",
     FLOORS: "Accuracy in each language beside its floors: vectors of swapped labels, the network with random weights, "
     "and a classifier of the text's letters. A coloured dot is above its highest floor, with the interval of the "
-    "difference over test items; a grey one is not; a star marks p margin (Holm) below 0.05. p is that of the best layer under swapped labels, p margin the "
+    "difference over test items; a grey one is not; a star marks p margin (Holm) "
+    "below 0.05. p is that of the best layer under swapped labels, p margin the "
     "same for the mean margin; Holm: corrected over the model's cells.",
     BY_LAYER: "Accuracy in each layer, mean over languages. Grey: 95 % of vectors of swapped labels, at each layer. "
     "Dotted: the untrained network. Dashed: the training pairs themselves.",
