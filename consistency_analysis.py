@@ -5,17 +5,26 @@
   python consistency_analysis.py --model-name bloomz --model-size 560M
   python consistency_analysis.py --cross-model llama2-chat-7B,qwen-chat-7B,bloomz-7B1 --distances repaired
   python consistency_analysis.py --cross-model llama2-chat-7B,qwen-chat-7B --layer-select validation --permutations
+  python consistency_analysis.py --cross-model llama2-chat-7B,qwen-chat-7B --similarity rsa,angles
 
 Reads the vectors of stage 1 and writes their similarity between languages (Figures 4 and 7), the similarity in each
 layer, and its correlation with linguistic similarity (Table 1). Without --cross-model, for the one model that the
 options name. --distances repaired also writes Table 1 with repaired distances (see lang2vec_try.ipynb) and the
 difference. --layer-select also reports layers that were not chosen for their similarity; --permutations adds p-values
-to Table 1.
+to Table 1, --similarity further tables with other measures of similarity.
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
+from repe.constants import OF_STATES
 from repe.runs import arguments as options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from repe.results.vector_file import VectorFile
+    from repe.runs.comparison import Compared
 
 DISTANCES = {
     "linguistic distance": {
@@ -27,10 +36,14 @@ DISTANCES = {
         }
     }
 }
+# Of --similarity cka and procrustes only.
+STATES = (options.DATA, options.CACHE)
 HEAT_MAPS = {"7b": "figure4_similarity_7b", "all": "figure7_similarity_all"}
 
 
 def main(args: argparse.Namespace) -> None:
+    if not set(args.similarity) & set(OF_STATES):
+        options.refuse(args, STATES, "without --similarity cka or procrustes")
     # Imported here, since these take seconds and --help does not need them.
     import pandas as pd
 
@@ -83,13 +96,36 @@ def main(args: argparse.Namespace) -> None:
         written += save(figure, out_dir, "similarity_across_layers")
     else:
         print("no similarity across layers: this needs at least two of the shared languages", *SHARED_LANGUAGES)
+    written += further_measures(args, compared, out_dir)
     options.print_written(written)
 
 
+def further_measures(args: argparse.Namespace, compared: "Compared[VectorFile]", out_dir: "Path") -> "list[Path]":
+    """Ceilings of the similarities, and Table 1 with other measures of similarity."""
+    import pandas as pd
+
+    from repe.analysis import consistency
+    from repe.plots import tables
+    from repe.runs.similarity import measured
+
+    ceilings = [
+        consistency.ceiling_table(model, files, compared.languages_of(model)) for model, files in compared.files.items()
+    ]
+    written = []
+    if len(table := pd.concat(ceilings)):
+        written += tables.write_csv(table, out_dir, "similarity_ceilings")
+    for measure in args.similarity:
+        similarity, models = measured(args, compared, measure)
+        written += tables.write_csv(similarity, out_dir, f"similarity_{measure}")
+        table1 = consistency.table1(models, args.permutations, args.seed)
+        written += tables.write_csv(table1, out_dir, f"{tables.TABLE_1}_{measure}")
+    return written
+
+
 def parser() -> options.Parser:
-    subject = (options.SUBJECT, options.METHOD, options.SEED, options.MODEL, options.RESULTS)
+    subject = (options.SUBJECT, *STATES, options.METHOD, options.SEED, options.MODEL, options.RESULTS)
     p_values = options.permutations("Mantel's test of Table 1, two-sided,")
-    return options.Parser(__doc__, *subject, options.COMPARISON, DISTANCES, p_values)
+    return options.Parser(__doc__, *subject, options.COMPARISON, DISTANCES, options.SIMILARITY, p_values)
 
 
 def start() -> None:

@@ -14,8 +14,20 @@ With --cross-model, draws Figure 2 and writes Table 6 from such files.
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
 from repe.runs import arguments as options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+
+    from repe.results.accuracy_file import AccuracyFile
+    from repe.runs.comparison import Compared
+    from repe.runs.stage import Task
 
 FIGURE = "figure2_recognition_accuracy"
 # Options that have an effect without --cross-model only, and with it only.
@@ -25,11 +37,13 @@ RUNNING = (
     options.UNTRAINED,
     options.RUNNING,
     options.CACHE,
+    options.NULLS,
     options.OVERWRITE,
     options.VALIDATION,
 )
 COMPARING = (
     options.COMPARISON,
+    options.FLOORS,
     options.BOOTSTRAP,
     options.permutations("test against --random-direction vectors"),
 )
@@ -37,7 +51,8 @@ COMPARING = (
 
 def main(args: argparse.Namespace) -> None:
     if args.cross_model:
-        options.refuse(args, RUNNING, "with --cross-model", except_for=["--model-family"])
+        used = ["--model-family", *(["--data-dir"] if args.floors else [])]
+        options.refuse(args, RUNNING, "with --cross-model", except_for=used)
         compare(args)
     else:
         options.refuse(args, COMPARING, "without --cross-model")
@@ -57,7 +72,23 @@ def recognize(args: argparse.Namespace) -> None:
         # A pair is right where the positive text has the larger projection on the source language's vector.
         correct = correct_pairs(task.sources, states[:, : len(task.test)])
         validation = correct_pairs(validating, states[:, len(task.test) :]) if held_out else {}
-        task.file.save(task.language, task.test, correct, validation, task.meta, args.overwrite)
+        # Nulls, and detection of single texts, where the states of the training texts are there.
+        more = beside_accuracy(args, task, states[:, : len(task.test)], correct) if task.training else {}
+        task.file.save(task.language, task.test, correct, validation, task.meta, args.overwrite, more)
+
+
+def beside_accuracy(
+    args: argparse.Namespace, task: "Task", tested: "torch.Tensor", correct: "Mapping[str, np.ndarray]"
+) -> "dict[str, dict[str, dict[str, np.ndarray]]]":
+    """Nulls of swapped labels and detection of single texts, by table, source and part."""
+    from repe.uncertainty.detection import detection
+    from repe.uncertainty.swaps import nulls
+
+    trainings = {source: task.training[source] for source in task.sources if source in task.training}
+    more = {"detection": detection(task.sources, tested, trainings, task.training[task.language])}
+    if args.direction_method == "cluster_mean" and not args.random_direction:
+        more["nulls"] = nulls(tested, trainings, correct, f"{task.concept}|{args.seed}")
+    return more
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -91,7 +122,39 @@ def compare(args: argparse.Namespace) -> None:
         averaged = intervals[selection] if intervals else accuracy_table.with_averages(accuracy)
         figure = figures.recognition_bars(accuracy_table.of_figure2(averaged), compared.families)
         written += save(figure, out_dir, f"{FIGURE}{selection.suffix}")
-    options.print_written(written)
+    options.print_written(written + beside_accuracies(args, compared, out_dir))
+
+
+def beside_accuracies(args: argparse.Namespace, compared: "Compared[AccuracyFile]", out_dir: "Path") -> "list[Path]":
+    """Nulls, floors and detection, as far as the files have them."""
+    from repe.plots import floor_figures, tables
+    from repe.plots.style import save
+    from repe.runs import floor_inputs
+    from repe.uncertainty import floors
+    from repe.uncertainty.detection import detection_table
+
+    files, languages = compared.files, compared.languages
+    twins = floor_inputs.untrained_files(args, compared)
+    written = []
+    if args.floors:
+        texts = floor_inputs.text_floors(args, compared)
+        print(*floor_inputs.lacking(compared, twins, texts), sep="\n")
+        table = floors.floor_table(files, languages, twins, texts)
+        written += tables.write_csv(table, out_dir, "floors")
+        for model, rows in table.groupby("model", sort=False):
+            written += save(floor_figures.floor_panels(rows), out_dir, f"floors_{model}")
+    if len(nulls := floors.null_table(files, languages)):
+        by_layer = floors.layer_table(files, languages, twins)
+        written += tables.write_csv(nulls, out_dir, "nulls") + tables.write_csv(by_layer, out_dir, "accuracy_by_layer")
+        for model, rows in by_layer.groupby("model", sort=False):
+            written += save(floor_figures.accuracy_by_layer(rows), out_dir, f"accuracy_by_layer_{model}")
+    if len(detected := detection_table(files, languages)):
+        written += tables.write_csv(detected, out_dir, "detection")
+        families = {model: family for model, family in compared.families.items() if model in {*detected["model"]}}
+        for column in ("auroc", "calibration_gap"):
+            figure = floor_figures.detection_heat_maps(detected, families, column)
+            written += save(figure, out_dir, f"detection_{column}")
+    return written
 
 
 def parser() -> options.Parser:

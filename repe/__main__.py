@@ -13,6 +13,7 @@ TOOLS = {
     "status": ("repe.tools.status", "list complete, incomplete, stale and damaged result files"),
     "convert": ("repe.tools.convert", "convert released downloads (.pk) to result files (.pt)"),
     "export": ("repe.tools.export", "write concept vectors as safetensors or GGUF files"),
+    "plot-states": ("repe.tools.plot_states", "draw hidden states of several languages in two dimensions"),
     "report": ("repe.tools.report", "write one HTML page with all figures and tables"),
 }
 
@@ -22,7 +23,7 @@ def start() -> None:
     sys.argv[0] = "python -m repe"
     parser = Parser(__doc__)
     parser.usage = "python -m repe TOOL [options]"
-    parser.epilog = "tools:\n" + "\n".join(f"  {tool:<9}{summary}" for tool, (_, summary) in TOOLS.items())
+    parser.epilog = "tools:\n" + "\n".join(f"  {tool:<13}{summary}" for tool, (_, summary) in TOOLS.items())
     parser.add_argument("tool", choices=TOOLS, metavar="TOOL", help="name of a tool")
     tool = parser.parse_args(sys.argv[1:2] or ["--help"]).tool
     sys.argv[:2] = [f"python -m repe {tool}"]

@@ -1,12 +1,15 @@
 """Names of choices and defaults that several parts share. Importing this costs nothing."""
 
 # How directions are found (`--direction-method`, `repe.vectors.readers`).
-METHODS = ("cluster_mean", "pca", "random")
+METHODS = ("cluster_mean", "pca", "random", "logistic", "lda")
+
+# Similarity of languages beyond the cosine of their vectors; the last two need hidden states.
+SIMILARITIES, OF_STATES = ("rsa", "angles", "cka", "procrustes"), ("cka", "procrustes")
 
 # How hidden states are changed, at which tokens, and what replies are compared (`repe.control`).
 OPERATORS = ("linear_comb", "piecewise_linear", "projection")
 SCOPES = ("all", "prompt", "generated", "last")
 BASELINES = ("none", "concept", "random", "target_vector")
 
-# Bootstrap draws and permutations where their number is not given.
-DRAWS, PERMUTATIONS = 2000, 9999
+# Bootstrap draws and permutations where their number is not given, and swaps of labels in each null.
+DRAWS, PERMUTATIONS, SWAPS = 2000, 9999, 1000

@@ -24,7 +24,7 @@ class GivenVectors:
 
 class _One:
     def __init__(self, directions: np.ndarray, signs: np.ndarray) -> None:
-        self.directions, self.signs = directions, signs
+        self.directions, self.signs, self.split_half = directions, signs, None
 
 
 class GivenAccuracy:
@@ -34,6 +34,9 @@ class GivenAccuracy:
         self.accuracy = {
             source: {target: accuracy[i, j] for j, target in enumerate(LANGUAGES)} for i, source in enumerate(LANGUAGES)
         }
+
+    def parts(self, *_cell: str) -> None:
+        """It has no nulls and no detection."""
 
 
 @cache

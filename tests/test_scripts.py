@@ -61,6 +61,7 @@ def test_all_stages_from_data_to_figures(script: Script, common: list[object], t
         "table1_linguistic_correlation.csv",
         "table1_linguistic_correlation.tex",
         "similarity.csv",
+        "similarity_ceilings.csv",
         "similarity_by_layer.csv",
         "transfer.csv",
     }

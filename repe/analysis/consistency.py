@@ -11,6 +11,7 @@ import pandas as pd
 from repe.analysis.linguistic_distance import linguistic_similarities
 from repe.paper import Family
 from repe.results.vector_file import VectorFile
+from repe.uncertainty.ceilings import reliability
 from repe.uncertainty.permutation import holm, mantel, orders, pearson
 from repe.vectors.concept_vectors import ConceptVectors
 
@@ -78,6 +79,48 @@ def similarity_table(model: str, languages: Sequence[str], similarity: np.ndarra
     """Figures 4 and 7 in long form: columns model, source, target, similarity."""
     pairs = pd.MultiIndex.from_product([[model], languages, languages], names=["model", "source", "target"])
     return pairs.to_frame(index=False).assign(similarity=similarity.ravel())
+
+
+def ceiling_table(model: str, files: Mapping[str, VectorFile], languages: Sequence[str]) -> pd.DataFrame:
+    """Similarities beside their ceilings, from the agreement of random halves of the training items.
+
+    Vectors of a finite number of items are noisy, which lowers their cosine. The ceiling of two languages is the
+    geometric mean of their reliabilities; a cosine divided by it is corrected for attenuation (Spearman 1904). Items
+    are translations, so languages share part of the noise: a corrected value can be above 1, and is an upper estimate.
+
+    Args:
+        files: the model's vector files by concept; those without split halves are left out.
+        languages: in the family's order.
+
+    Returns:
+        Columns model, source, target, split_half_source, split_half_target (cosine of halves), similarity, ceiling,
+        corrected; means over the concepts that have split halves, each at the pair's most similar layer.
+    """
+    known = {
+        concept: file
+        for concept, file in files.items()
+        if all(file.vectors[one].split_half is not None for one in languages)
+    }
+    if not known:
+        return pd.DataFrame()
+    cosine = cosines(known, languages)  # (concepts, layers, languages, languages)
+    halves = np.array([[file.vectors[one].split_half for one in languages] for file in known.values()])
+    halves = halves.swapaxes(1, 2).astype(np.float64)  # (concepts, layers, languages)
+    reliable = reliability(halves)
+    ceiling = np.sqrt(reliable[..., :, None] * reliable[..., None, :])
+    layers = cosine.argmax(axis=1)
+    # The corrected similarity has the ratio of means: a ratio for each concept would explode where one has no signal.
+    values = {
+        "split_half_source": np.broadcast_to(halves[..., :, None], cosine.shape),
+        "split_half_target": np.broadcast_to(halves[..., None, :], cosine.shape),
+        "similarity": cosine,
+        "ceiling": ceiling,
+    }
+    rows = {name: np.take_along_axis(one, layers[:, None], axis=1)[:, 0].mean(axis=0) for name, one in values.items()}
+    table = similarity_table(model, languages, rows["similarity"]).assign(**{n: one.ravel() for n, one in rows.items()})
+    table = table[table["source"] != table["target"]]
+    corrected = table["similarity"] / table["ceiling"].where(table["ceiling"] > 0)
+    return table.assign(corrected=corrected)
 
 
 def similarity_by_layer(model: str, cosine: np.ndarray) -> pd.DataFrame:

@@ -64,16 +64,21 @@ def correct_pairs(vectors: Mapping[str, ConceptVectors], states: torch.Tensor) -
         one.check_fit(source, len(states), states.shape[-1])
     if not vectors:
         return {}
-    directions = torch.stack([_direction(one) for one in vectors.values()]).to(states.device)
-    units = directions / directions.norm(dim=-1, keepdim=True)  # (sources, layers, hidden)
+    units = unit_directions(vectors).to(states.device)
     # The difference first: one product instead of two, and no rounding of two large numbers that differ little.
     margins = [(state[:, 0].float() - state[:, 1].float()) @ units[:, layer].T for layer, state in enumerate(states)]
     correct = (torch.stack(margins) >= 0).permute(2, 0, 1).cpu().numpy()
     return dict(zip(vectors, correct, strict=True))
 
 
+def unit_directions(vectors: Mapping[str, ConceptVectors]) -> torch.Tensor:
+    """The first components as recognition uses them, at unit length, float32 (sources, layers, hidden)."""
+    directions = torch.stack([_direction(one) for one in vectors.values()])
+    units: torch.Tensor = directions / directions.norm(dim=-1, keepdim=True)
+    return units
+
+
 def _direction(vectors: ConceptVectors) -> torch.Tensor:
-    """The first component as recognition uses it, float32 (layers, hidden)."""
     first = vectors.directions[:, 0]
     signed = READERS[vectors.method].signed_recognition
     return torch.from_numpy(first * vectors.signs[:, :1] if signed else first)

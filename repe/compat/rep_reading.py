@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from repe.constants import METHODS
 from repe.vectors.principal_component import principal_component
 from repe.vectors.readers import ClusterMeanRepReader
+
+# Those of `--direction-method` that RepE has, too.
+METHODS = ("pca", "cluster_mean", "random")
 
 
 class RepEReader:

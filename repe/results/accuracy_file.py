@@ -18,6 +18,12 @@ from repe.results.torch_archive import holds
 
 # Tables that downloads do not have.
 TABLES = {"validation": "validation accuracy", "correct": "record of which pairs were right"}
+# Of the nulls, each (layers + 1,): layers 1..N, and last the best layer (see `repe.uncertainty.swaps`).
+NULL_PARTS = ("mean", "low", "high", "p", "p_margin", "training_sd", "training_accuracy")
+# Of detection, each (layers,), see `repe.uncertainty.detection`.
+DETECTION_PARTS = ("auroc", "source_threshold", "own_threshold")
+# Optional tables whose cells have named parts: the parts, and by how many their entries exceed the layers.
+PARTS = {"nulls": (NULL_PARTS, 1), "detection": (DETECTION_PARTS, 0)}
 
 
 class AccuracyFile(ResultFile):
@@ -25,6 +31,7 @@ class AccuracyFile(ResultFile):
 
     stem = "acc"
     tables: ClassVar = {"accuracy": 2, "test_pairs": 1, "test_keys": 1, "correct": 2, "validation": 2}
+    optional: ClassVar = {"test_items": 1, "nulls": 2, "detection": 2}
 
     def _check(self, content: dict[str, Any]) -> None:
         super()._check(content)
@@ -38,6 +45,13 @@ class AccuracyFile(ResultFile):
             expect(bool((row <= 1).all()), f"{name} of {source} on {target} is not 0 or 1")
             claimed = content["accuracy"][source][target]
             expect(torch.allclose(claimed, row.double().mean(dim=-1)), f"accuracy of {source} on {target} is another")
+        for name, source, target, cell in _cells(content, tuple(PARTS)):
+            parts, more = PARTS[name]
+            is_whole = all(holds(cell[part], torch.float64, (count + more,)) for part in parts)
+            expect(is_whole, f"{name} of {source} on {target}")
+        for target, items in content.get("test_items", {}).items():
+            expect(isinstance(items, list) and are_texts(items), f"test_items of {target}")
+            expect(len(items) == content["test_pairs"][target], f"test_items of {target}")
         for target, keys in content["test_keys"].items():
             expect(isinstance(keys, list) and are_texts(keys), f"test_keys of {target}")
             expect(len(set(keys)) == len(keys), f"test_keys of {target} are not unique")
@@ -47,7 +61,7 @@ class AccuracyFile(ResultFile):
     def _without_stale(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         targets, sources = (self.changed(name, meta.get(name, {})) for name in INPUTS)
         kept = dict(self.content)
-        for table, depth in self.tables.items():
+        for table, depth in self._all_tables.items():
             rows = kept[table] if depth == 2 else {"": kept[table]}
             fresh = {
                 source: {target: cell for target, cell in row.items() if target not in targets}
@@ -122,6 +136,7 @@ class AccuracyFile(ResultFile):
         validation: Mapping[str, np.ndarray],
         meta: dict[str, Any],
         overwrite: bool = False,
+        more: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]] | None = None,
     ) -> None:
         """Add what sources' vectors get right on a target language.
 
@@ -131,21 +146,35 @@ class AccuracyFile(ResultFile):
             validation: bool (layers, validation pairs) by source.
             meta: what made the results.
             overwrite: replace what was made with other settings or inputs.
+            more: parts of the cells of the optional tables `nulls` and `detection`, by table, source and part.
 
         Raises:
             UserError: the file was made with other settings, or cannot be written.
         """
+        items = [pair.item or pair.key for pair in test]
         tables = {
             "accuracy": {source: {target: torch.from_numpy(one.mean(axis=-1))} for source, one in correct.items()},
             "correct": {source: {target: torch.from_numpy(one).to(torch.uint8)} for source, one in correct.items()},
             "test_pairs": {target: len(test)},
             "test_keys": {target: [pair.key for pair in test]},
             "validation": {source: {target: torch.from_numpy(one.mean(axis=-1))} for source, one in validation.items()},
+            # Where each pair is an item of its own, the keys say enough.
+            "test_items": {target: items} if len(set(items)) < len(items) else {},
+            **{table: _as_tensors(target, cells) for table, cells in (more or {}).items()},
         }
         layers = len(next(iter(correct.values())))
         self.add(
             meta, layers, tables if validation else {k: v for k, v in tables.items() if k != "validation"}, overwrite
         )
+
+    def test_items(self, target: str) -> list[str]:
+        """The item of each test pair: pairs of one item belong together."""
+        return self.content["test_items"].get(target) or self.content["test_keys"][target]  # type: ignore[no-any-return]
+
+    def parts(self, table: str, source: str, target: str) -> dict[str, np.ndarray] | None:
+        """The parts of a cell of `nulls` (layers + 1,) or `detection` (layers,); None where there is none."""
+        cell = self.content[table].get(source, {}).get(target)
+        return None if cell is None else {name: cell[name].numpy() for name in PARTS[table][0]}
 
     def _missing(self, languages: Sequence[str]) -> list[str]:
         return [language for language in languages if self.untried(language, [*languages])]
@@ -170,8 +199,26 @@ class AccuracyFile(ResultFile):
         return found
 
 
-def _cells(content: dict[str, Any], tables: tuple[str, ...]) -> Iterator[tuple[str, str, str, torch.Tensor]]:
+class NullsFile(AccuracyFile):
+    """The same file, for a run that also adds nulls and detection to accuracies that have none."""
+
+    def untried(self, target: str, sources: list[str]) -> list[str]:
+        """Those of `sources` without an accuracy on `target`, or with one made here and nothing beside it."""
+        made, beside = self.content["accuracy"], self.content["detection"]  # for every direction method
+        lacking = [s for s in sources if target in made.get(s, {}) and target not in beside.get(s, {})]
+        new = {*super().untried(target, sources), *lacking}
+        return [source for source in sources if source in new]
+
+
+def _as_tensors(target: str, cells: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    return {
+        source: {target: {name: torch.from_numpy(values.astype(np.float64)) for name, values in parts.items()}}
+        for source, parts in cells.items()
+    }
+
+
+def _cells(content: dict[str, Any], tables: tuple[str, ...]) -> Iterator[tuple[str, str, str, Any]]:
     for table in tables:
-        for source, targets in content[table].items():
+        for source, targets in content.get(table, {}).items():
             for target, row in targets.items():
                 yield table, source, target, row

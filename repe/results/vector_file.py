@@ -56,6 +56,8 @@ class VectorFile(ResultFile):
         entry = {**_tensors(vectors), "train_pairs": vectors.train_pairs or 1}
         if vectors.mean_norm is not None:
             entry["mean_norm"] = torch.from_numpy(vectors.mean_norm)
+        if vectors.split_half is not None:
+            entry["split_half"] = torch.from_numpy(vectors.split_half)
         if vectors.validation:
             entry |= {f"validation_{name}": value for name, value in _tensors(vectors.validation).items()}
         known = {**vectors.meta, "model": self.path.parents[1].name, "method": vectors.method}
@@ -79,6 +81,8 @@ class VectorFile(ResultFile):
             pairs, norm = entry.get("train_pairs", 1), entry.get("mean_norm", torch.zeros(count))
             expect(type(pairs) is int and pairs > 0, f"train_pairs of {language}")
             expect(holds(norm, torch.float32, (count,)), f"mean_norm of {language}")
+            half = entry.get("split_half", torch.zeros(count))
+            expect(holds(half, torch.float32, (count,)), f"split_half of {language}")
             expect(bool((torch.isfinite(norm) & (norm >= 0)).all()), f"mean_norm of {language} is negative")
 
     def released_tables(self) -> tuple[int, dict[str, Any]]:
@@ -121,7 +125,7 @@ def _tensors(vectors: ConceptVectors) -> dict[str, Any]:
 
 
 def _vectors(entry: Mapping[str, Any], method: str, meta: Mapping[str, Any]) -> ConceptVectors:
-    validation, norm = None, entry.get("mean_norm")
+    validation, norm, half = None, entry.get("mean_norm"), entry.get("split_half")
     if "validation_directions" in entry:
         validation = ConceptVectors(entry["validation_directions"].numpy(), entry["validation_signs"].numpy(), method)
     return ConceptVectors(
@@ -132,4 +136,5 @@ def _vectors(entry: Mapping[str, Any], method: str, meta: Mapping[str, Any]) -> 
         None if norm is None else norm.numpy(),
         validation,
         meta,
+        None if half is None else half.numpy(),
     )

@@ -160,7 +160,7 @@ METHOD = {
             "choices": METHODS,
             "default": "cluster_mean",
             "metavar": "METHOD",
-            "help": "cluster_mean, pca or random (default: cluster_mean)",
+            "help": "cluster_mean, pca, logistic, lda or random (default: cluster_mean)",
         },
     }
 }
@@ -225,6 +225,14 @@ UNTRAINED = {
 CACHE = {
     "running the model": {"--cache-states": {"type": Path, "metavar": "DIR", "help": "cache hidden states in DIR"}}
 }
+NULLS = {
+    "running the model": {
+        "--nulls": {
+            "action": "store_true",
+            "help": "add nulls and detection; runs the training texts, unless --cache-states has them",
+        }
+    }
+}
 RESULTS = {
     "results": {
         "--res-dir": {"type": Path, "default": Path("res"), "metavar": "DIR", "help": "results folder (default: res)"}
@@ -245,6 +253,24 @@ COMPARISON = {
             "metavar": "L",
             "help": "also report another layer: validation, a number, or a relative depth below 1",
         },
+    }
+}
+SIMILARITY = {
+    "comparison": {
+        "--similarity": {
+            **NAMES,
+            "metavar": "MEASURE",
+            "default": [],
+            "help": "more measures: rsa, angles, and with --cache-states cka, procrustes",
+        }
+    }
+}
+FLOORS = {
+    "comparison": {
+        "--floors": {
+            "action": "store_true",
+            "help": "accuracy beside nulls, untrained twins and a classifier of the text",
+        }
     }
 }
 BOOTSTRAP = {

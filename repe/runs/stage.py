@@ -7,8 +7,9 @@ import argparse
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,7 +30,8 @@ from repe.runs.arguments import named_model, results_folder
 from repe.vectors.concept_vectors import ConceptVectors
 
 if TYPE_CHECKING:
-    from repe.vectors.state_cache import CachedStates
+    from repe.uncertainty.swaps import Training
+    from repe.vectors.state_cache import CachedStates, StateCache
 
 # Maximum number of invalid files that one message names.
 FILES_SHOWN = 5
@@ -52,6 +54,8 @@ class Task:
     """Depends on `--seed`, concept and language, not on what else is run."""
     sources: Mapping[str, ConceptVectors]
     """In stage 2: the vectors that have not been tried on this language yet."""
+    training: "Mapping[str, Training]"
+    """In stage 2, with `--nulls` or `--cache-states`: training pairs of the sources and of this language."""
 
 
 @dataclass
@@ -75,22 +79,44 @@ def vectors_to_collect(args: argparse.Namespace) -> Iterator[Task]:
     """The concept x language sets whose vectors are missing (all, with `--overwrite`)."""
     source = model_source(args)
     plan = processes.plan_once(lambda: _plan(args, source, VectorFile))
-    yield from _tasks(args, source, plan, "vectors", "collecting")
+    yield from _tasks(args, plan, _States(args, source, plan), "vectors", "collecting")
 
 
 def targets_to_recognize(args: argparse.Namespace) -> Iterator[Task]:
-    """The concept x language sets on which some vectors have not been tried yet (all, with `--overwrite`)."""
-    from repe.results.accuracy_file import AccuracyFile  # only in stage 2
+    """The concept x language sets on which some vectors have not been tried yet (all, with `--overwrite`).
+
+    With `--nulls`, those whose accuracies have no nulls are tried again.
+    """
+    from repe.results.accuracy_file import AccuracyFile, NullsFile  # only in stage 2
 
     source = model_source(args)
-    plan = processes.plan_once(lambda: _plan(args, source, AccuracyFile))
-    for task in _tasks(args, source, plan, "accuracies", "recognizing"):
+    file_type = NullsFile if args.nulls else AccuracyFile
+    plan = processes.plan_once(lambda: _plan(args, source, file_type))
+    states = _States(args, source, plan)
+    training = _training(plan, states)
+    for task in _tasks(args, plan, states, "accuracies", "recognizing"):
         languages = [*plan.wanted[task.concept]]
         untried = languages if args.overwrite else task.file.untried(task.language, languages)
         if untried:  # else another run was faster
             task.sources = result_files(args, source.label, [task.concept], VectorFile)[task.concept].of(untried)
             task.meta["vectors"] = {language: one.digest for language, one in task.sources.items()}
+            if args.nulls or args.cache_states:
+                known = [one for one in (*untried, task.language) if (task.concept, one) in plan.splits]
+                task.training = {language: training(task.concept, language) for language in known}
             yield task
+
+
+def _training(plan: "_Plan", states: "_States") -> "Callable[[str, str], Training]":
+    """Training pairs of a concept and language; those of the languages of one concept stay in memory."""
+    from repe.analysis.recognition import pair_states
+    from repe.uncertainty.swaps import Training
+
+    @lru_cache(maxsize=max(map(len, plan.wanted.values())))
+    def training(concept: str, language: str) -> Training:
+        train, _ = plan.splits[concept, language]
+        return Training.of(pair_states(states.of(concept, language), train), train)
+
+    return training
 
 
 def model_source(args: argparse.Namespace) -> ModelSource:
@@ -207,6 +233,9 @@ def _check_existing(args: argparse.Namespace, plan: _Plan, vector_files: Mapping
     for concept, vector_file in vector_files.items():
         remedy = "use these, or collect the vectors again with collect_vector.py --overwrite"
         vector_file.check_settings(plan.meta, remedy)
+        if vars(args).get("nulls") or args.cache_states:  # these take the training pairs from the data
+            known = {language: digest for (name, language), digest in plan.digests.items() if name == concept}
+            vector_file.check_inputs("data", known)
         if not args.overwrite:
             digests = {language: vectors.digest for language, vectors in vector_file.vectors.items()}
             plan.files[concept].check_inputs("vectors", digests)
@@ -219,7 +248,31 @@ def _check_existing(args: argparse.Namespace, plan: _Plan, vector_files: Mapping
             file.check_inputs("data", digests)
 
 
-def _tasks(args: argparse.Namespace, source: ModelSource, plan: _Plan, what: str, doing: str) -> Iterator[Task]:
+class _States:
+    """Where states come from: the model, loaded when it is first needed, or a cache of its states."""
+
+    def __init__(self, args: argparse.Namespace, source: ModelSource, plan: _Plan) -> None:
+        self.args, self.source, self.plan = args, source, plan
+
+    @cached_property
+    def _model(self) -> Model:
+        return self.source.load()
+
+    @cached_property
+    def _cache(self) -> "StateCache":
+        from repe.vectors.state_cache import StateCache  # only with --cache-states
+
+        return StateCache(self.args.cache_states, self.source, self.plan.meta)
+
+    def of(self, concept: str, language: str) -> "Model | CachedStates":
+        """What has the states of the texts of a data file."""
+        if not self.args.cache_states:
+            return self._model
+        pairs = data.read_pairs(data.data_file(self.args.data_dir, concept, language), concept)
+        return self._cache.of(data.texts_of(pairs))
+
+
+def _tasks(args: argparse.Namespace, plan: _Plan, states: _States, what: str, doing: str) -> Iterator[Task]:
     """This process's part of the plan, with a progress bar, and a closing line once all processes are done."""
     path = next(iter(plan.files.values())).path
     folder = f"{path.parent.parent}/*/{path.name}"
@@ -228,24 +281,15 @@ def _tasks(args: argparse.Namespace, source: ModelSource, plan: _Plan, what: str
             print(f"nothing to do: {folder} has all {what} asked for (redo them with --overwrite)")
         return
     share = processes.share({one: plan.sizes[one] for one in plan.pending})
-    cache = None
-    if args.cache_states:
-        from repe.vectors.state_cache import StateCache  # only with this option
-
-        cache = StateCache(args.cache_states, source, plan.meta)
-    model = source.load() if share and not cache else None
     several = f" (process 1 of {processes.count()})" if processes.count() > 1 else ""
     with tqdm(share, desc=f"{doing}{several}", unit="set", disable=not processes.is_main()) as bar:
         for concept, language in bar:
             bar.set_postfix_str(f"{concept} {language}")
             train, test = plan.splits[concept, language]
-            states: Any = model
-            if cache:
-                pairs = data.read_pairs(data.data_file(args.data_dir, concept, language), concept)
-                states = cache.of(data.texts_of(pairs))
             meta = {**plan.meta, "data": {language: plan.digests[concept, language]}}
             seed = [args.seed, zlib.crc32(concept.encode()), zlib.crc32(language.encode())]
-            yield Task(concept, language, train, test, states, plan.files[concept], meta, seed, {})
+            model = states.of(concept, language)
+            yield Task(concept, language, train, test, model, plan.files[concept], meta, seed, {}, {})
     processes.finished()
     if processes.is_main():
         concepts = ", ".join(dict.fromkeys(concept for concept, _ in plan.pending))

@@ -29,7 +29,7 @@ class Outcomes:
     correct: np.ndarray
     """float32 (items, cells): number of the item's pairs that are right, 0 if the cell's test set lacks the item."""
     present: np.ndarray
-    """float32 (items, cells): number of the item's pairs in the cell's test set (1, unless keys repeat)."""
+    """float32 (items, cells): number of the item's pairs in the cell's test set (1, unless items have several)."""
 
     def accuracies(self, weights: np.ndarray) -> np.ndarray:
         """Accuracy of each cell with weighted items.
@@ -51,12 +51,12 @@ def outcomes(file: AccuracyFile, cells: Sequence[tuple[str, str]], selection: Se
         UserError: the file does not record which pairs were right.
     """
     correct = {cell: file.cell("correct", *cell)[selection.accuracy_layer(file, *cell)] for cell in cells}
-    keys = file.content["test_keys"]
+    keys = {target: file.test_items(target) for _, target in cells}
     places = {key: place for place, key in enumerate(sorted({key for _, target in cells for key in keys[target]}))}
     rows = {target: [places[key] for key in keys[target]] for _, target in cells}
     found = Outcomes(*(np.zeros((len(places), len(cells)), dtype=np.float32) for _ in range(2)))
     for column, cell in enumerate(cells):
-        # Pairs with the same key are one item, so their outcomes are added up.
+        # Pairs of one item count together, so their outcomes are added up.
         np.add.at(found.correct, (rows[cell[1]], column), correct[cell])
         np.add.at(found.present, (rows[cell[1]], column), 1)
     return found

@@ -16,6 +16,7 @@ import torch
 from repe.data import Pairs, as_pairs, train_size
 from repe.errors import UserError
 from repe.paper import TRAIN_SHARE
+from repe.uncertainty.ceilings import split_half_cosine
 from repe.vectors.readers import READERS, RandomRepReader
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class ConceptVectors:
     """Vectors fitted on the first four fifths of the training pairs, for accuracy on the last fifth."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """What made the vectors: model, template, split, method and so on."""
+    split_half: np.ndarray | None = None
+    """float32 (layers,): cosine of directions of random halves of the training items; of `cluster_mean` only."""
 
     @cached_property
     def digest(self) -> str:
@@ -140,17 +143,20 @@ def collect(
     pairs = as_pairs(pairs)
     if not pairs:
         raise UserError("no training pairs: concept vectors need at least one")
+    items = [pair.item or pair.key or str(place) for place, pair in enumerate(pairs)]
     labels = torch.tensor([[pair.first_is_positive, not pair.first_is_positive] for pair in pairs])
     texts = [text for pair in pairs for text in ((pair.pos, pair.neg) if pair.pos_first else (pair.neg, pair.pos))]
     states = model.states(texts).unflatten(1, (len(pairs), 2))
     reader = partial(RandomRepReader, seed) if method == RandomRepReader.method else READERS[method]
     directions, signs = reader().fit(states, labels).stacked()
     norms = torch.stack([state.float().norm(dim=-1).mean().cpu() for state in states]).numpy()
+    split_half = split_half_cosine(states, labels, items) if method == "cluster_mean" else None
     held_out = None
     if part := fitted_on(len(pairs)) if validation else 0:
         fitted = reader().fit(states[:, :part], labels[:part])
         held_out = ConceptVectors(*fitted.stacked(), method, part)
-    return ConceptVectors(directions, signs, method, len(pairs), norms, held_out, getattr(model, "record", {}))
+    record = getattr(model, "record", {})
+    return ConceptVectors(directions, signs, method, len(pairs), norms, held_out, record, split_half)
 
 
 def fitted_on(train_pairs: int) -> int:

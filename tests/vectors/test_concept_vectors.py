@@ -66,7 +66,10 @@ def test_validation_vectors_are_fitted_on_the_first_four_fifths(method: str) -> 
     part = collect(MODEL, PAIRS[:16], method)
     assert vectors.validation is not None
     assert fitted_on(len(PAIRS)) == vectors.validation.train_pairs == 16
-    np.testing.assert_allclose(vectors.validation.directions, part.directions, atol=1e-6)
+    # The fits of scikit-learn magnify the rounding of states in other batches.
+    scale = np.abs(part.directions).max() if method in ("logistic", "lda") else 1.0
+    tolerance = 1e-3 * scale if method in ("logistic", "lda") else 1e-6
+    np.testing.assert_allclose(vectors.validation.directions, part.directions, atol=tolerance)
     assert np.array_equal(vectors.validation.signs, part.signs)
     assert collect(MODEL, PAIRS, method, validation=False).validation is None
 
@@ -84,7 +87,7 @@ def test_random_directions_depend_on_the_seed() -> None:
 def test_no_pairs_and_unknown_methods_are_refused() -> None:
     with pytest.raises(UserError, match="no training pairs: concept vectors need at least one"):
         collect(MODEL, [])
-    with pytest.raises(ValueError, match="method must be one of cluster_mean, pca, random, not 'svm'"):
+    with pytest.raises(ValueError, match="method must be one of cluster_mean, pca, random, logistic, lda, not 'svm'"):
         collect(MODEL, PAIRS, "svm")
 
 

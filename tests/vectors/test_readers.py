@@ -6,7 +6,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from repe.errors import UserError
-from repe.vectors.readers import ClusterMeanRepReader, PCARepReader, RandomRepReader, signs
+from repe.vectors.readers import READERS, ClusterMeanRepReader, PCARepReader, RandomRepReader, signs
 
 LAYERS, PAIRS, HIDDEN = 3, 40, 12
 
@@ -102,3 +102,25 @@ def test_states_without_a_difference_are_refused(labels: torch.Tensor) -> None:
 def test_an_invalid_n_difference_is_refused() -> None:
     with pytest.raises(ValueError, match="n_difference must be 0 or 1, not 2"):
         PCARepReader(2)
+
+
+@pytest.mark.parametrize("method", ["logistic", "lda"])
+def test_fitted_directions_rank_texts_as_scikit_learns_classifier(
+    method: str, states: torch.Tensor, labels: torch.Tensor
+) -> None:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    reader = READERS[method]().fit(states, labels)
+    for layer, state in enumerate(states, start=1):
+        rows, targets = state.flatten(0, 1).double().numpy(), labels.flatten().numpy()
+        classifier = {
+            "logistic": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+            "lda": LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto"),
+        }[method].fit(rows, targets)
+        scores = classifier.decision_function(rows)
+        projected = rows @ reader.directions[layer][0].astype(np.float64)
+        assert np.corrcoef(projected, scores)[0, 1] > 0.999999
+        assert reader.direction_signs[layer].tolist() == [1]

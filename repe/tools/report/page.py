@@ -29,9 +29,19 @@ KNOWN = {
 FIGURE2, ACROSS_LAYERS = "figure2_recognition_accuracy", "similarity_across_layers"
 SIMILARITY = ("figure4_similarity_7b", "figure7_similarity_all")
 TRANSFER = ("figure5_transfer_7b", "figure8_transfer_all")
+FLOORS, BY_LAYER, DETECTION = "floors", "accuracy_by_layer", ("detection_auroc", "detection_calibration_gap")
 CAPTIONS = {
     FIGURE2: "How often vectors rank the text that agrees with a value above the one that violates it: mean over the "
     "concepts of the best layer's accuracy. Higher is better. The dotted line is chance.",
+    FLOORS: "Accuracy in each language beside its floors: vectors of swapped labels, the network with random weights, "
+    "and a classifier of the text's letters. A coloured dot is above its highest floor, with the interval of the "
+    "difference over test items; a grey one is not; a star marks p margin (Holm) "
+    "below 0.05. p is that of the best layer under swapped labels, p margin the "
+    "same for the mean margin; Holm: corrected over the model's cells.",
+    BY_LAYER: "Accuracy in each layer, mean over languages. Grey: 95 % of vectors of swapped labels, at each layer. "
+    "Dotted: the untrained network. Dashed: the training pairs themselves.",
+    "detection": "Single texts instead of pairs, mean over concepts, sources in rows. AUROC is ranking. Calibration "
+    "gap: accuracy with the threshold of the target's own training texts, minus that with the source's threshold.",
     TABLE_6: "Recognition accuracy of each language's own vectors at the best layer, in percent, one table per "
     "concept. The last column is the mean over languages. Chance is 50.",
     "similarity": "Cosine similarity of a concept's vectors between languages: mean over the concepts of the best "
@@ -111,6 +121,9 @@ def stages(frames: Frames, out_dir: Path) -> dict[str, list[Item]]:
     return {
         "Stage 2: recognition": [
             Item("Figure 2: recognition accuracy", CAPTIONS[FIGURE2], images(out_dir, FIGURE2)),
+            Item("Floors", CAPTIONS[FLOORS], _by_model(out_dir, FLOORS), _plain(frames, FLOORS)),
+            Item("Accuracy by layer", CAPTIONS[BY_LAYER], _by_model(out_dir, BY_LAYER)),
+            Item("Calibration gap and AUROC of single texts", CAPTIONS["detection"], images(out_dir, *DETECTION)),
             Item("Table 6: recognition accuracy by concept", CAPTIONS[TABLE_6], tables=percent, number=".1f"),
         ],
         "Stage 3: consistency": [
@@ -148,6 +161,15 @@ def _cells(frames: Frames, name: str, value: str, colouring_of: Callable[[pd.Dat
     return {"tables": tables, "number": ".2f", "colouring": colouring_of(frame)}
 
 
+def _by_model(out_dir: Path, name: str) -> list[tuple[str, int]]:
+    """The figures of all models, `<name>_<model>`."""
+    return images(out_dir, *(path.stem for path in sorted(out_dir.glob(f"{name}_*.png"))))
+
+
+def _plain(frames: Frames, name: str) -> dict[str, pd.DataFrame]:
+    return {f"{name}.csv": frames[name]} if name in frames else {}
+
+
 def _table1(frames: Frames, name: str, caption: str) -> dict[str, Any]:
     if name not in frames:
         return {}
@@ -157,8 +179,10 @@ def _table1(frames: Frames, name: str, caption: str) -> dict[str, Any]:
 
 def other_files(frames: Frames, out_dir: Path) -> list[Item]:
     """Figures and tables that the page does not arrange."""
-    arranged = {FIGURE2, ACROSS_LAYERS, *SIMILARITY, *TRANSFER, *KNOWN}
-    names = [path.stem for path in entries(out_dir, "*.png") if path.stem not in arranged]
+    arranged = {FIGURE2, ACROSS_LAYERS, *SIMILARITY, *TRANSFER, *KNOWN, FLOORS, *DETECTION}
+    by_model = (f"{FLOORS}_", f"{BY_LAYER}_")
+    stems = (path.stem for path in entries(out_dir, "*.png"))
+    names = sorted(stem for stem in stems if stem not in arranged and not stem.startswith(by_model))
     other = [Item(f"{name}.png", "Another figure in this folder.", images(out_dir, name)) for name in names]
     return other + [
         Item(f"{name}.csv", "Another table in this folder.", tables={name: frame})
