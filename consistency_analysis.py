@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> None:
 def parser() -> options.Parser:
     subject = (options.SUBJECT, options.METHOD, options.SEED, options.MODEL, options.RESULTS)
     p_values = options.permutations("Mantel's test of Table 1, two-sided,")
-    return options.Parser(__doc__, *subject, options.COMPARISON, DISTANCES, p_values)
+    return options.Parser(__doc__, *subject, options.COMPARISON, options.HIGH_RESOURCE, DISTANCES, p_values)
 
 
 def start() -> None:

@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> None:
 
 def parser() -> options.Parser:
     subject = (options.SUBJECT, options.METHOD, options.SEED, options.MODEL, options.RESULTS)
-    return options.Parser(__doc__, *subject, options.COMPARISON, options.BOOTSTRAP)
+    return options.Parser(__doc__, *subject, options.COMPARISON, options.HIGH_RESOURCE, options.BOOTSTRAP)
 
 
 def start() -> None:

@@ -108,7 +108,7 @@ def linguistic_correlation(
     Returns:
         Columns model, distance, direct (Pearson's r over ordered pairs of different languages), direct_as_released (the
         released code's value, see `_as_released`), split (mean of r over pairs with a high-resource language and r over
-        the others); NaN where an r is undefined.
+        the others); NaN where an r is undefined, split also where the high-resource languages are not known.
     """
     different, with_high, without = _pairs(high_resource(family, languages))
     rows = [
@@ -172,8 +172,8 @@ def table1(
 
 
 def high_resource(family: Family, languages: Sequence[str]) -> np.ndarray:
-    """Which of `languages` Table 1 counts as high-resource, bool (languages,)."""
-    return np.array([family.is_high_resource(language, list(languages)) for language in languages], dtype=bool)
+    """Which of `languages` Table 1 counts as high-resource, bool (languages,); none if the family does not say."""
+    return np.isin(np.array(languages, dtype=str), family.high_resource)
 
 
 def _pairs(high: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

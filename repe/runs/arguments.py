@@ -261,6 +261,17 @@ BOOTSTRAP = {
 }
 
 
+HIGH_RESOURCE = {
+    "comparison": {
+        "--high-resource": {
+            **NAMES,
+            "metavar": "LANG",
+            "help": "high-resource languages, for Split and one-way transfer (default: the family's)",
+        }
+    }
+}
+
+
 def permutations(test: str) -> dict[str, dict[str, dict[str, Any]]]:
     """The group of the option that asks for p-values of a `test`."""
     settings = {"type": positive_integer, "nargs": "?", "const": PERMUTATIONS, "default": 0, "metavar": "N"}
