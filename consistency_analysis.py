@@ -34,13 +34,13 @@ def main(args: argparse.Namespace) -> None:
     # Imported here, since these take seconds and --help does not need them.
     import pandas as pd
 
-    from repe.analysis import consistency
-    from repe.analysis.layer_selection import selections, side_by_side
+    from repe.analysis import consistency, linguistic_distance
+    from repe.analysis.layer_selection import PAPER, selections, side_by_side
     from repe.paper import SHARED_LANGUAGES
     from repe.plots import figures, tables
     from repe.plots.style import save
     from repe.results.vector_file import VectorFile
-    from repe.runs import comparison
+    from repe.runs import comparison, printed
 
     compared, out_dir = comparison.open_models(args, VectorFile), comparison.out_dir(args)
     languages = {model: compared.languages_of(model) for model in compared.files}
@@ -63,6 +63,9 @@ def main(args: argparse.Namespace) -> None:
 
     written = tables.write_csv(side_by_side(similarity), out_dir, "similarity")
     written += tables.write_table1(table1, out_dir)
+    computed = linguistic_distance.distances(compared.languages, args.distances == "repaired").reset_index()
+    if (computed["source"] == "computed").any():
+        written += tables.write_csv(computed, out_dir, "linguistic_distances")
     if repaired:
         written += tables.write_table1(repaired, out_dir, repaired=True)
     for selection, table in similarity.items():
@@ -84,6 +87,11 @@ def main(args: argparse.Namespace) -> None:
     else:
         print("no similarity across layers: this needs at least two of the shared languages", *SHARED_LANGUAGES)
     options.print_written(written)
+    print(printed.between_languages(similarity[PAPER], "similarity", "similarity of concept vectors (cosine)"))
+    print(printed.table1(table1[PAPER]))
+    for language, reason in linguistic_distance.unknown_languages(compared.languages).items():
+        print(f"{language} is left out of Table 1: {reason}")
+    compared.unknown_high_resource("Split of Table 1")
 
 
 def parser() -> options.Parser:

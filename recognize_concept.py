@@ -63,11 +63,11 @@ def recognize(args: argparse.Namespace) -> None:
 def compare(args: argparse.Namespace) -> None:
     """Figure 2 and Table 6: accuracy in each language with its own vectors."""
     from repe.analysis import accuracy_table
-    from repe.analysis.layer_selection import selections, side_by_side
+    from repe.analysis.layer_selection import PAPER, selections, side_by_side
     from repe.plots import figures, tables
     from repe.plots.style import save
     from repe.results.accuracy_file import AccuracyFile
-    from repe.runs import comparison
+    from repe.runs import comparison, printed
 
     compared = comparison.open_models(args, AccuracyFile, same_language=True)
     random_files = comparison.random_files(args, compared) if args.permutations else {}
@@ -92,6 +92,7 @@ def compare(args: argparse.Namespace) -> None:
         figure = figures.recognition_bars(accuracy_table.of_figure2(averaged), compared.families)
         written += save(figure, out_dir, f"{FIGURE}{selection.suffix}")
     options.print_written(written)
+    print(printed.table6(found[PAPER]))
 
 
 def parser() -> options.Parser:

@@ -12,10 +12,12 @@ import pandas as pd
 from repe.analysis.layer_selection import PAPER, Selection
 from repe.errors import UserError
 from repe.results.accuracy_file import AccuracyFile
-from repe.uncertainty.bootstrap import ALL, accuracy_draws, bounds
+from repe.uncertainty.bootstrap import ALL, accuracy_draws, bounds, outcomes
+from repe.uncertainty.intervals import wilson
 from repe.uncertainty.permutation import better_than, holm
 
 KEYS = ["concept", "model", "language"]
+COUNTS = ["test_items", "test_pairs"]
 
 
 def same_language_table(
@@ -28,16 +30,38 @@ def same_language_table(
         languages: the table's columns.
 
     Returns:
-        Columns concept, model, language, accuracy (0..1, at the selected layer), best_layer (that layer, from 1).
+        Columns concept, model, language, accuracy (0..1, at the selected layer), best_layer (that layer, from 1),
+        wilson_low, wilson_high (see `interval_of`), test_items, test_pairs (empty for downloads).
     """
     rows = [
-        (concept, model, language, float(file.accuracy[language][language][layer]), layer + 1)
+        (
+            *(concept, model, language, float(file.accuracy[language][language][layer]), layer + 1),
+            *interval_of(file, language, selection),
+        )
         for model, by_concept in files.items()
         for concept, file in by_concept.items()
         for language in languages
         for layer in [selection.accuracy_layer(file, language, language)]
     ]
-    return pd.DataFrame(rows, columns=[*KEYS, "accuracy", "best_layer"])
+    table = pd.DataFrame(rows, columns=[*KEYS, "accuracy", "best_layer", "wilson_low", "wilson_high", *COUNTS])
+    return table.astype(dict.fromkeys(COUNTS, "Int64"))
+
+
+def interval_of(
+    file: AccuracyFile, language: str, selection: Selection = PAPER
+) -> tuple[float, float, int | None, int | None]:
+    """Wilson's 95 % interval of the accuracy with a language's own vectors, for the layer as it was selected.
+
+    Returns:
+        Lower and upper bound, number of test items, number of test pairs; NaN and None for downloads, which do not
+        record which pairs were right.
+    """
+    if language not in file.content["correct"].get(language, {}):
+        return np.nan, np.nan, None, None
+    found = outcomes(file, [(language, language)], selection)
+    right, present = found.correct[:, 0].astype(float), found.present[:, 0].astype(float)
+    low, high = wilson((right / present).sum(), len(present))
+    return float(low), float(high), len(present), int(present.sum())
 
 
 def with_averages(table: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from repe.data import Pair
 from repe.errors import UserError, first_of
 from repe.files import writable_folder
 from repe.models.model import Model
-from repe.models.registry import check_template
+from repe.models.registry import check_template, untrained_suffix
 from repe.models.source import ModelSource
 from repe.results.result_file import File, Kind, ResultFile
 from repe.results.vector_file import VectorFile
@@ -76,6 +76,10 @@ def vectors_to_collect(args: argparse.Namespace) -> Iterator[Task]:
     source = model_source(args)
     plan = processes.plan_once(lambda: _plan(args, source, VectorFile))
     yield from _tasks(args, source, plan, "vectors", "collecting")
+    if processes.is_main():
+        from repe.runs import printed  # slow, and only the main process prints
+
+        print(printed.pairs(plan.splits, args.split))
 
 
 def targets_to_recognize(args: argparse.Namespace) -> Iterator[Task]:
@@ -91,6 +95,13 @@ def targets_to_recognize(args: argparse.Namespace) -> Iterator[Task]:
             task.sources = result_files(args, source.label, [task.concept], VectorFile)[task.concept].of(untried)
             task.meta["vectors"] = {language: one.digest for language, one in task.sources.items()}
             yield task
+    if processes.is_main():
+        from repe.runs import printed
+
+        files = result_files(args, source.label, plan.wanted, AccuracyFile)
+        floors = result_files(args, f"{source.label}{untrained_suffix(1)}", plan.wanted, AccuracyFile)
+        print(printed.accuracies(files, plan.wanted, floors))
+        printed.warn_of_few_items(files, plan.wanted)
 
 
 def model_source(args: argparse.Namespace) -> ModelSource:
