@@ -46,7 +46,8 @@ def main(args: argparse.Namespace) -> None:
 
 def recognize(args: argparse.Namespace) -> None:
     # Imported here, since PyTorch and Transformers take seconds and --help needs neither.
-    from repe.analysis.recognition import correct_pairs, pair_states
+    from repe.analysis.recognition import correct_pairs, correct_pairs_by_fold, pair_states
+    from repe.data import folds_of
     from repe.runs import stage
     from repe.vectors.concept_vectors import fitted_on
 
@@ -55,7 +56,10 @@ def recognize(args: argparse.Namespace) -> None:
         held_out = task.train[fitted_on(len(task.train)) :] if validating else []
         states = pair_states(task.model, [*task.test, *held_out])
         # A pair is right where the positive text has the larger projection on the source language's vector.
-        correct = correct_pairs(task.sources, states[:, : len(task.test)])
+        if args.folds:
+            correct = correct_pairs_by_fold(task.sources, states, folds_of(task.test, args.folds))
+        else:
+            correct = correct_pairs(task.sources, states[:, : len(task.test)])
         validation = correct_pairs(validating, states[:, len(task.test) :]) if held_out else {}
         task.file.save(task.language, task.test, correct, validation, task.meta, args.overwrite)
 

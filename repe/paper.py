@@ -117,7 +117,7 @@ def seven_billion(folders: Iterable[str]) -> list[str]:
 
     Folders of other splits count as well. Empty unless all three models are among them.
     """
-    of_model = {folder: re.sub(r"(-\d+\.\d+)?(-item)?$", "", folder) for folder in folders}
+    of_model = {folder: re.sub(r"(-\d+\.\d+)?(-item|-folds\d+)?$", "", folder) for folder in folders}
     found = [folder for folder, model in of_model.items() if model in SEVEN_BILLION]
     return found if {of_model[folder] for folder in found} == set(SEVEN_BILLION) else []
 

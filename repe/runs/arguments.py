@@ -112,6 +112,11 @@ def split(text: str) -> float:
     return finite_number(text, lambda value: value > 0, "a share or a number of pairs above 0")
 
 
+def number_of_folds(text: str) -> int:
+    """The type of `--folds`."""
+    return int(finite_number(text, lambda value: value >= 2 and text.isdecimal(), "2 or more"))
+
+
 def batch_size(text: str) -> int | None:
     """The type of `--batch-size`: None for `auto`."""
     return None if text == "auto" else positive_integer(text)
@@ -154,6 +159,11 @@ METHOD = {
             "choices": ("pair", "item"),
             "default": "pair",
             "help": "item: same training items in all languages (default: pair, as published)",
+        },
+        "--folds": {
+            "type": number_of_folds,
+            "metavar": "K",
+            "help": "test every pair once, in K folds of whole items, in a results folder of its own",
         },
         "--random-direction": {"action": "store_true", "help": "baseline: shuffle the training labels"},
         "--direction-method": {
@@ -298,7 +308,16 @@ def named_model(args: argparse.Namespace) -> tuple[str, Entry]:
 
 
 def results_folder(args: argparse.Namespace, label: str) -> Path:
-    """Results of a model: `<label>`, `<label>-0.4`, `<label>-item` or `<label>-0.4-item`, by the split."""
+    """Results of a model: `<label>`, `<label>-0.4`, `<label>-item`, `<label>-0.4-item` or `<label>-folds5`.
+
+    Raises:
+        UserError: the label is not a valid name, or an option of the split would have no effect with `--folds`.
+    """
+    if args.folds:
+        for option, is_set in {"--split": args.split != TRAIN_SHARE, "--split-by": args.split_by != "pair"}.items():
+            if is_set:
+                raise UserError(f"{option} has no effect with --folds: leave it out")
+        return Path(args.res_dir) / f"{plain_name(label, 'model name')}-folds{args.folds}"
     name = plain_name(label, "model name") + ("" if args.split == TRAIN_SHARE else f"-{float(args.split)}")
     return Path(args.res_dir) / (name if args.split_by == "pair" else f"{name}-{args.split_by}")
 

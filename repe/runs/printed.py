@@ -15,6 +15,8 @@ from repe.uncertainty.bootstrap import ALL
 
 # Below this number of test items, an accuracy can be wrong by 0.2 and more.
 FEW_ITEMS = 20
+# Below this number of pairs of languages, a correlation with their distances says little.
+FEW_PAIRS = 10
 # More sets than this become a table of concepts by languages.
 ROWS_SHOWN, COLUMNS_SHOWN = 20, 17
 
@@ -46,12 +48,15 @@ def _number(value: float) -> str:
     return f"{value:z.2f}"
 
 
-def pairs(splits: Mapping[tuple[str, str], tuple[Sequence[Pair], Sequence[Pair]]], split: float) -> str:
+def pairs(
+    splits: Mapping[tuple[str, str], tuple[Sequence[Pair], Sequence[Pair]]], split: float, folds: int | None = None
+) -> str:
     """Numbers of training and test pairs, one row per concept.
 
     Args:
         splits: training and test pairs by concept and language.
         split: of `--split`.
+        folds: of `--folds`.
     """
     by_concept: dict[str, dict[str, tuple[int, int]]] = {}
     for (concept, language), (train, test) in splits.items():
@@ -60,7 +65,9 @@ def pairs(splits: Mapping[tuple[str, str], tuple[Sequence[Pair], Sequence[Pair]]
     for concept, counts in by_concept.items():
         languages = " ".join(counts) if len(counts) <= 4 else f"{len(counts)} languages"
         trained, tested = (_range(numbers) for numbers in zip(*counts.values(), strict=True))
-        rows.append((concept, languages, f"{trained} training pairs", f"{tested} test pairs"))
+        counted = (f"{trained} training pairs", f"{tested} test pairs")
+        in_folds = (f"{tested} pairs, each tested once", f"in {folds} folds")
+        rows.append((concept, languages, *(in_folds if folds else counted)))
     most = max((len(train) for train, _ in splits.values()), default=0)
     lines = [aligned(rows)] if rows else []
     if split > 1 and most < int(split):
@@ -108,7 +115,9 @@ def _row(file: AccuracyFile, language: str, floor: AccuracyFile | None) -> tuple
     )
 
 
-def warn_of_few_items(files: Mapping[str, AccuracyFile], wanted: Mapping[str, Sequence[str]], folds: int = 0) -> None:
+def warn_of_few_items(
+    files: Mapping[str, AccuracyFile], wanted: Mapping[str, Sequence[str]], folds: int | None = None
+) -> None:
     """Warn on stderr of test sets that are too small to tell one accuracy from another."""
     found = {
         concept: [
@@ -173,7 +182,8 @@ def table1(table: pd.DataFrame) -> str:
     for _, row in table.iterrows():
         known = str(row["pairs"]) + (f" ({row['computed_pairs']} computed)" if row["computed_pairs"] else "")
         rows.append([row["model"], row["distance"], _number(row["direct"]), _number(row["split"]), known])
-    return aligned(rows, numbers_right=True)
+    few = "" if table["pairs"].max() >= FEW_PAIRS else f"\nfewer than {FEW_PAIRS} pairs of languages: r says little"
+    return aligned(rows, numbers_right=True) + few
 
 
 def one_way(table: pd.DataFrame) -> str:

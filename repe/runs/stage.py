@@ -79,7 +79,7 @@ def vectors_to_collect(args: argparse.Namespace) -> Iterator[Task]:
     if processes.is_main():
         from repe.runs import printed  # slow, and only the main process prints
 
-        print(printed.pairs(plan.splits, args.split))
+        print(printed.pairs(plan.splits, args.split, args.folds))
 
 
 def targets_to_recognize(args: argparse.Namespace) -> Iterator[Task]:
@@ -101,7 +101,7 @@ def targets_to_recognize(args: argparse.Namespace) -> Iterator[Task]:
         files = result_files(args, source.label, plan.wanted, AccuracyFile)
         floors = result_files(args, f"{source.label}{untrained_suffix(1)}", plan.wanted, AccuracyFile)
         print(printed.accuracies(files, plan.wanted, floors))
-        printed.warn_of_few_items(files, plan.wanted)
+        printed.warn_of_few_items(files, plan.wanted, args.folds)
 
 
 def model_source(args: argparse.Namespace) -> ModelSource:
@@ -186,7 +186,8 @@ def _read_data(args: argparse.Namespace, plan: _Plan) -> None:
         if (concept, language) in plan.pending or path.exists():
             try:
                 pairs = data.read_pairs(path, concept)
-                split = data.split_pairs(pairs, args.split, args.split_by, args.random_direction)
+                by = "folds" if args.folds else args.split_by
+                split = data.split_pairs(pairs, args.split, by, args.random_direction)
             except UserError as error:
                 faults.append(str(error) if str(path) in str(error) else f"{path}: {error}")
                 continue
@@ -204,13 +205,14 @@ def settings(args: argparse.Namespace, source: ModelSource) -> dict[str, Any]:
         "model": source.label,
         "family": source.family,
         **source.record,
-        "split": args.split,
+        "split": 1.0 if args.folds else args.split,
         "method": args.direction_method,
         "random_direction": args.random_direction,
         "seed": args.seed if args.direction_method == "random" else None,
         "versions": {"torch": str(torch.__version__), "transformers": transformers.__version__},
         # Not for the paper's split, so that its files are the same as before there was another.
         **({} if args.split_by == "pair" else {"split_by": args.split_by}),
+        **({"folds": args.folds} if args.folds else {}),
     }
 
 

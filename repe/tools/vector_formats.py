@@ -40,7 +40,7 @@ from repe.vectors.concept_vectors import ConceptVectors
 # Keys of a result file's meta that the exported files record.
 RECORD = (
     *("model", "family", "source", "revision", "weights", "template", "special_tokens", "truncate", "dtype"),
-    *("split", "split_by", "method", "random_direction", "seed", "versions"),
+    *("split", "split_by", "folds", "method", "random_direction", "seed", "versions"),
 )
 SIGN_CONVENTION = "unit direction times sign: points to the concept's positive side"
 LAYER_NUMBERING = {

@@ -1,4 +1,4 @@
-"""Distances from lang2vec's features equal the recorded ones where the formulas are exact, and known facts elsewhere."""
+"""Distances from lang2vec's features: equal to the recorded ones where the formulas are exact, plausible elsewhere."""
 
 import importlib.util
 

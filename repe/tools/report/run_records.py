@@ -15,7 +15,7 @@ HASH = 12  # digits shown of a SHA-256
 CONTENTS = {"reader_dict": "vectors", "acc": "accuracies"}
 SHOWN = (
     *("source", "revision", "weights", "family", "template", "special_tokens", "truncate", "dtype", "split"),
-    *("split_by", "method", "random_direction", "seed", "versions"),
+    *("split_by", "folds", "method", "random_direction", "seed", "versions"),
 )
 DOWNLOAD = "released download (.pk), which does not record its settings"
 NO_FILES = "no result files in the results folder"
