@@ -95,8 +95,8 @@ def interval_table(
         draws: number of bootstrap samples of each concept's items, each item with all its translations.
 
     Returns:
-        Columns concept, model, language (`all` for averages, see `with_averages`), accuracy, accuracy_low,
-        accuracy_high.
+        Columns concept, model, language (`all` for averages, see `with_averages`), accuracy, test_pairs (their mean
+        in averages), accuracy_low, accuracy_high: percentiles, or Wilson's interval where all draws are equal.
 
     Raises:
         UserError: a file does not record which pairs were right.
@@ -104,11 +104,17 @@ def interval_table(
     cells = [(language, language) for language in languages]
     tables = []
     for model, by_concept in files.items():
-        accuracy = same_language_table({model: by_concept}, languages, selection)[[*KEYS, "accuracy"]]
+        accuracy = same_language_table({model: by_concept}, languages, selection)[[*KEYS, "accuracy", *COUNTS]]
         drawn = [accuracy_draws(file, cells, selection, draws, seed).T for file in by_concept.values()]
         averaged = with_averages(pd.concat([accuracy, pd.DataFrame(np.concatenate(drawn))], axis=1))
-        low, high = bounds(averaged.iloc[:, -draws:].to_numpy().T)
-        tables.append(averaged[[*KEYS, "accuracy"]].assign(accuracy_low=low, accuracy_high=high))
+        low, high = bounds(averaged.iloc[:, -draws:].to_numpy(float).T)
+        # Where all pairs are right, so they are in every draw, and the bootstrap sees no uncertainty.
+        items, right = averaged["test_items"].to_numpy(float), averaged["accuracy"].to_numpy()
+        low, high = (
+            np.where(low == high, edge, bound)
+            for edge, bound in zip(wilson(right * items, items), (low, high), strict=True)
+        )
+        tables.append(averaged[[*KEYS, "accuracy", "test_pairs"]].assign(accuracy_low=low, accuracy_high=high))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -119,7 +125,7 @@ def of_figure2(table: pd.DataFrame) -> pd.DataFrame:
 
 def with_intervals(accuracy: pd.DataFrame, intervals: pd.DataFrame) -> pd.DataFrame:
     """Table 6 in long form with the bounds of its cells, accuracy_low and accuracy_high."""
-    return accuracy.merge(intervals.drop(columns="accuracy"), on=KEYS, how="left")
+    return accuracy.merge(intervals.drop(columns=["accuracy", "test_pairs"]), on=KEYS, how="left")
 
 
 def with_p_values(
