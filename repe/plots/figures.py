@@ -65,7 +65,7 @@ def recognition_bars(accuracy: pd.DataFrame, families: Mapping[str, Family]) -> 
     figure = new_figure(width, 0.5 + 1.7 * blocks + LINE * math.ceil(len(looks) / columns))
     lowest = rows.filter(["accuracy", "accuracy_low"]).min().min()
     for axes, part in zip(figure.subplots(blocks, 1, squeeze=False)[:, 0], parts, strict=True):
-        handles = [_bars(axes, rows, part, model, looks, model in joined) for model in looks]
+        handles: Any = [_bars(axes, rows, part, model, looks, model in joined) for model in looks]
         _finish_bars(axes, list(part), lowest, (width - 0.8) / len(part))
     figure.supylabel(f"Accuracy, mean over concepts{_numbers_of_pairs(rows)}", fontsize=TEXT)
     names = [wrapped(model, width / columns - 0.6) for model in looks]
@@ -91,8 +91,8 @@ def _bars(
 
 def _numbers_of_pairs(rows: pd.DataFrame) -> str:
     """A line for the label of the axis: numbers of test pairs in a language and concept, if known."""
-    known = rows["test_pairs"].dropna().astype(float) if "test_pairs" in rows else []
-    if not len(known):
+    known = rows.get("test_pairs", pd.Series(dtype=float)).dropna().astype(float)
+    if known.empty:
         return ""
     low, high = round(min(known)), round(max(known))
     return f"\n({low if low == high else f'{low} to {high}'} test pairs per language)"

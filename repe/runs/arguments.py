@@ -37,7 +37,9 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, and which takes `--strength -1,0,1` without an equals sign."""
 
     def __init__(self, doc: str | None, *groups: Group) -> None:
-        super().__init__(description=doc, usage="%(prog)s [options]", formatter_class=_FORMATTER, allow_abbrev=False)
+        settings: Any = {"formatter_class": _FORMATTER, "allow_abbrev": False, "add_help": False}
+        super().__init__(description=doc, usage="%(prog)s [options]", **settings)
+        self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
         self._negative_number_matcher = re.compile(r"^-[\d.][\d.,eE+-]*$")
         titled: dict[str, argparse._ArgumentGroup] = {}
         for title, options in [item for group in groups for item in group.items()]:
@@ -339,6 +341,15 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
             # Other processes may print into the main process's progress bar.
             start = "" if processes.is_main() else "\n"
             print(f"{start}error:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("repe"):
+            raise
+        print(
+            f"error: {sys.executable} has no package {error.name}: activate the environment with `source "
+            ".venv/bin/activate` (`make .venv` creates it), or install this repository with `pip install -e .`",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         if processes.is_main():

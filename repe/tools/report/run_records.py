@@ -67,7 +67,8 @@ def _texts(known: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
         if isinstance(value, dict):
             value = [f"{key} {item}" for key, item in value.items()]
         text = ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
-        texts[name.replace("_", " ")] = text[:HASH] if name in ("weights", "prompts") else text
+        label = "SHA-256 of the prompts file" if name == "prompts" else name.replace("_", " ")
+        texts[label] = text[:HASH] if name in ("weights", "prompts") else text
     return {name: text for name, text in texts.items() if text}
 
 
