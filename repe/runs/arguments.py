@@ -315,11 +315,11 @@ def results_folder(args: argparse.Namespace, label: str) -> Path:
     Raises:
         UserError: the label is not a valid name, or an option of the split would have no effect with `--folds`.
     """
-    if args.folds:
+    if folds := vars(args).get("folds"):  # not an option of every tool
         for option, is_set in {"--split": args.split != TRAIN_SHARE, "--split-by": args.split_by != "pair"}.items():
             if is_set:
                 raise UserError(f"{option} has no effect with --folds: leave it out")
-        return Path(args.res_dir) / f"{plain_name(label, 'model name')}-folds{args.folds}"
+        return Path(args.res_dir) / f"{plain_name(label, 'model name')}-folds{folds}"
     name = plain_name(label, "model name") + ("" if args.split == TRAIN_SHARE else f"-{float(args.split)}")
     return Path(args.res_dir) / (name if args.split_by == "pair" else f"{name}-{args.split_by}")
 
