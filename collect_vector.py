@@ -23,7 +23,10 @@ def main(args: argparse.Namespace) -> None:
     for task in stage.vectors_to_collect(args):
         # The difference between the mean hidden states of positive and negative texts, last token, layers 1 to N.
         vectors = repe.collect(
-            task.model, task.train, args.direction_method, validation=not args.no_validation, seed=task.seed
+            *(task.model, task.train, args.direction_method),
+            validation=not args.no_validation,
+            seed=task.seed,
+            folds=args.folds or 0,
         )
         task.file.save(task.language, vectors, task.meta, args.overwrite)
 

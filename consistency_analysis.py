@@ -47,13 +47,13 @@ def main(args: argparse.Namespace) -> None:
     # Imported here, since these take seconds and --help does not need them.
     import pandas as pd
 
-    from repe.analysis import consistency
-    from repe.analysis.layer_selection import selections, side_by_side
+    from repe.analysis import consistency, linguistic_distance
+    from repe.analysis.layer_selection import PAPER, selections, side_by_side
     from repe.paper import SHARED_LANGUAGES
     from repe.plots import figures, tables
     from repe.plots.style import save
     from repe.results.vector_file import VectorFile
-    from repe.runs import comparison
+    from repe.runs import comparison, printed
 
     compared, out_dir = comparison.open_models(args, VectorFile), comparison.out_dir(args)
     languages = {model: compared.languages_of(model) for model in compared.files}
@@ -76,6 +76,9 @@ def main(args: argparse.Namespace) -> None:
 
     written = tables.write_csv(side_by_side(similarity), out_dir, "similarity")
     written += tables.write_table1(table1, out_dir)
+    computed = linguistic_distance.distances(compared.languages, args.distances == "repaired").reset_index()
+    if (computed["source"] == "computed").any():
+        written += tables.write_csv(computed, out_dir, "linguistic_distances")
     if repaired:
         written += tables.write_table1(repaired, out_dir, repaired=True)
     for selection, table in similarity.items():
@@ -98,6 +101,11 @@ def main(args: argparse.Namespace) -> None:
         print("no similarity across layers: this needs at least two of the shared languages", *SHARED_LANGUAGES)
     written += further_measures(args, compared, out_dir)
     options.print_written(written)
+    print(printed.between_languages(similarity[PAPER], "similarity", "similarity of concept vectors (cosine)"))
+    print(printed.table1(table1[PAPER]))
+    for language, reason in linguistic_distance.unknown_languages(compared.languages).items():
+        print(f"{language} is left out of Table 1: {reason}")
+    compared.unknown_high_resource("Split of Table 1")
 
 
 def further_measures(args: argparse.Namespace, compared: "Compared[VectorFile]", out_dir: "Path") -> "list[Path]":
@@ -125,7 +133,9 @@ def further_measures(args: argparse.Namespace, compared: "Compared[VectorFile]",
 def parser() -> options.Parser:
     subject = (options.SUBJECT, *STATES, options.METHOD, options.SEED, options.MODEL, options.RESULTS)
     p_values = options.permutations("Mantel's test of Table 1, two-sided,")
-    return options.Parser(__doc__, *subject, options.COMPARISON, DISTANCES, options.SIMILARITY, p_values)
+    return options.Parser(
+        __doc__, *subject, options.COMPARISON, options.HIGH_RESOURCE, DISTANCES, options.SIMILARITY, p_values
+    )
 
 
 def start() -> None:

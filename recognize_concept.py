@@ -61,7 +61,8 @@ def main(args: argparse.Namespace) -> None:
 
 def recognize(args: argparse.Namespace) -> None:
     # Imported here, since PyTorch and Transformers take seconds and --help needs neither.
-    from repe.analysis.recognition import correct_pairs, pair_states
+    from repe.analysis.recognition import correct_pairs, correct_pairs_by_fold, pair_states
+    from repe.data import folds_of
     from repe.runs import stage
     from repe.vectors.concept_vectors import fitted_on
 
@@ -70,7 +71,10 @@ def recognize(args: argparse.Namespace) -> None:
         held_out = task.train[fitted_on(len(task.train)) :] if validating else []
         states = pair_states(task.model, [*task.test, *held_out])
         # A pair is right where the positive text has the larger projection on the source language's vector.
-        correct = correct_pairs(task.sources, states[:, : len(task.test)])
+        if args.folds:
+            correct = correct_pairs_by_fold(task.sources, states, folds_of(task.test, args.folds))
+        else:
+            correct = correct_pairs(task.sources, states[:, : len(task.test)])
         validation = correct_pairs(validating, states[:, len(task.test) :]) if held_out else {}
         # Nulls, and detection of single texts, where the states of the training texts are there.
         more = beside_accuracy(args, task, states[:, : len(task.test)], correct) if task.training else {}
@@ -94,11 +98,11 @@ def beside_accuracy(
 def compare(args: argparse.Namespace) -> None:
     """Figure 2 and Table 6: accuracy in each language with its own vectors."""
     from repe.analysis import accuracy_table
-    from repe.analysis.layer_selection import selections, side_by_side
+    from repe.analysis.layer_selection import PAPER, selections, side_by_side
     from repe.plots import figures, tables
     from repe.plots.style import save
     from repe.results.accuracy_file import AccuracyFile
-    from repe.runs import comparison
+    from repe.runs import comparison, printed
 
     compared = comparison.open_models(args, AccuracyFile, same_language=True)
     random_files = comparison.random_files(args, compared) if args.permutations else {}
@@ -123,6 +127,7 @@ def compare(args: argparse.Namespace) -> None:
         figure = figures.recognition_bars(accuracy_table.of_figure2(averaged), compared.families)
         written += save(figure, out_dir, f"{FIGURE}{selection.suffix}")
     options.print_written(written + beside_accuracies(args, compared, out_dir))
+    print(printed.table6(found[PAPER]))
 
 
 def beside_accuracies(args: argparse.Namespace, compared: "Compared[AccuracyFile]", out_dir: "Path") -> "list[Path]":

@@ -22,12 +22,12 @@ def main(args: argparse.Namespace) -> None:
     # Imported here, since these take seconds and --help does not need them.
     import pandas as pd
 
-    from repe.analysis.layer_selection import selections, side_by_side
+    from repe.analysis.layer_selection import PAPER, selections, side_by_side
     from repe.analysis.transfer import delta_draws, one_way_table, transfer_table, with_intervals
     from repe.plots import figures, tables
     from repe.plots.style import save
     from repe.results.accuracy_file import AccuracyFile
-    from repe.runs import comparison
+    from repe.runs import comparison, printed
 
     compared, out_dir = comparison.open_models(args, AccuracyFile), comparison.out_dir(args)
     transfer, one_way = {}, {}
@@ -53,11 +53,15 @@ def main(args: argparse.Namespace) -> None:
             figure = figures.transfer_heat_maps(table, families)
             written += save(figure, out_dir, f"{HEAT_MAPS[panels]}{selection.suffix}")
     options.print_written(written)
+    print(printed.between_languages(transfer[PAPER], "delta", "accuracy minus that of the target's own vectors"))
+    if one_way:
+        print(printed.one_way(one_way[PAPER]))
+        compared.unknown_high_resource("one-way transfer")
 
 
 def parser() -> options.Parser:
     subject = (options.SUBJECT, options.METHOD, options.SEED, options.MODEL, options.RESULTS)
-    return options.Parser(__doc__, *subject, options.COMPARISON, options.BOOTSTRAP)
+    return options.Parser(__doc__, *subject, options.COMPARISON, options.HIGH_RESOURCE, options.BOOTSTRAP)
 
 
 def start() -> None:

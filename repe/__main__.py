@@ -1,4 +1,4 @@
-"""Tools for models, result files and figures.
+"""All stages in one command, and tools for models, result files and figures.
 
 Each tool has its own options: python -m repe TOOL --help
 """
@@ -9,6 +9,7 @@ import sys
 from repe.runs.arguments import Parser
 
 TOOLS = {
+    "run": ("repe.tools.run", "run stages 1 to 4 and the report on one model"),
     "doctor": ("repe.tools.doctor", "check that a model is read correctly before a long run"),
     "status": ("repe.tools.status", "list complete, incomplete, stale and damaged result files"),
     "convert": ("repe.tools.convert", "convert released downloads (.pk) to result files (.pt)"),

@@ -199,6 +199,18 @@ def item_position(item: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
+def folds_of(pairs: Sequence[Pair], folds: int) -> list[int]:
+    """The fold of each pair, 0..folds-1: that of its item, the same in all languages.
+
+    Raises:
+        UserError: all items are in one fold.
+    """
+    found = [int(item_position(pair.item or pair.key) * folds) for pair in pairs]
+    if len(set(found)) < 2:
+        raise UserError(f"--folds {folds} leaves no training pairs: all items are in one fold; add items")
+    return found
+
+
 def split_pairs(
     pairs: Pairs, split: float = TRAIN_SHARE, by: str = "pair", random_labels: bool = False
 ) -> tuple[list[Pair], list[Pair]]:
@@ -209,22 +221,24 @@ def split_pairs(
         split: share (below 1) or number (1 and above) of training pairs; the test set does not depend on it.
         by: `pair` shuffles each language's pairs by themselves with a fixed seed; the first part trains, the last 20 %
             test. `item` splits all languages at the same items, so that no translation of a training item is tested.
-        random_labels: shuffle the labels of each training pair (the baseline of `--random-direction`).
+            `folds` returns all pairs twice: `collect` with `folds` holds out the items of one fold after the other.
 
     Returns:
         Training pairs with their drawn order of sides and labels, and test pairs.
 
     Raises:
         UserError: no pair is left to train on or to test on; a split by item of pairs without item and key.
-        ValueError: `by` is neither `pair` nor `item`.
+        ValueError: `by` is none of the three.
     """
-    if by not in ("pair", "item"):
-        raise ValueError(f"by must be 'pair' or 'item', not {by!r}")
+    if by not in ("pair", "item", "folds"):
+        raise ValueError(f"by must be 'pair', 'item' or 'folds', not {by!r}")
     # One generator for all three shuffles, in this order: the released code's draws depend on it.
     generator = random.Random(SPLIT_SEED)
     pairs = as_pairs(pairs)
     if by == "item":
         train, test = _by_item(pairs, split)
+    elif by == "folds":
+        train, test = pairs, pairs
     else:
         generator.shuffle(pairs)
         train, test = pairs[: train_size(len(pairs), split)], pairs[int(TRAIN_SHARE * len(pairs)) :]

@@ -39,7 +39,7 @@ class Family:
     left_out: tuple[str, ...] = ()
     """Languages with almost no pre-training text, which the cross-lingual figures leave out (Section 4)."""
     high_resource: tuple[str, ...] = ()
-    """High-resource languages in the column "Split" of Table 1."""
+    """High-resource languages in the column "Split" of Table 1; empty if not known."""
     shares: Mapping[str, float] = field(default_factory=dict)
     """Percent of the pre-training text by language, where published."""
 
@@ -48,10 +48,6 @@ class Family:
         given = list(languages)
         known = [language for language in self.axis if language in given]
         return known + [lang for lang in given if lang not in self.axis and lang not in self.left_out]
-
-    def is_high_resource(self, language: str, languages: list[str]) -> bool:
-        """Whether Table 1 counts `language` as high-resource; for an unknown family, only the first of `languages`."""
-        return language in (self.high_resource or languages[:1])
 
 
 _LLAMA2_SHARES = {
@@ -110,7 +106,7 @@ FAMILIES = {
             high_resource=SHARED_LANGUAGES,
             shares=_BLOOMZ_SHARES,
         ),
-        # An unknown model: all languages in the order given; only the first counts as high-resource.
+        # An unknown model: all languages in the order given; which are high-resource is not known.
         Family(name="none", label=""),
     )
 }
@@ -121,7 +117,7 @@ def seven_billion(folders: Iterable[str]) -> list[str]:
 
     Folders of other splits count as well. Empty unless all three models are among them.
     """
-    of_model = {folder: re.sub(r"(-\d+\.\d+)?(-item)?$", "", folder) for folder in folders}
+    of_model = {folder: re.sub(r"(-\d+\.\d+)?(-item|-folds\d+)?$", "", folder) for folder in folders}
     found = [folder for folder, model in of_model.items() if model in SEVEN_BILLION]
     return found if {of_model[folder] for folder in found} == set(SEVEN_BILLION) else []
 

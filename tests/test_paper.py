@@ -2,6 +2,7 @@
 
 import pytest
 
+from repe.analysis.consistency import high_resource
 from repe.models.registry import MODELS
 from repe.paper import (
     FAMILIES,
@@ -35,10 +36,10 @@ def test_a_family_orders_languages_by_share_and_appends_others() -> None:
     assert FAMILIES["none"].order(["sw", "en"]) == ["sw", "en"]
 
 
-def test_a_family_without_facts_counts_its_first_language_as_high_resource() -> None:
+def test_which_languages_are_high_resource_is_a_fact_or_unknown() -> None:
     languages = ["sw", "en"]
-    assert [FAMILIES["none"].is_high_resource(language, languages) for language in languages] == [True, False]
-    assert [FAMILIES["llama2"].is_high_resource(language, languages) for language in languages] == [False, True]
+    assert high_resource(FAMILIES["llama2"], languages).tolist() == [False, True]
+    assert not high_resource(FAMILIES["none"], languages).any()
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,12 @@ import pandas as pd
 from repe.analysis.layer_selection import PAPER, Selection
 from repe.errors import UserError
 from repe.results.accuracy_file import AccuracyFile
-from repe.uncertainty.bootstrap import ALL, accuracy_draws, bounds
+from repe.uncertainty.bootstrap import ALL, accuracy_draws, bounds, outcomes
+from repe.uncertainty.intervals import wilson
 from repe.uncertainty.permutation import better_than, holm
 
 KEYS = ["concept", "model", "language"]
+COUNTS = ["test_items", "test_pairs"]
 
 
 def same_language_table(
@@ -28,16 +30,38 @@ def same_language_table(
         languages: the table's columns.
 
     Returns:
-        Columns concept, model, language, accuracy (0..1, at the selected layer), best_layer (that layer, from 1).
+        Columns concept, model, language, accuracy (0..1, at the selected layer), best_layer (that layer, from 1),
+        wilson_low, wilson_high (see `interval_of`), test_items, test_pairs (empty for downloads).
     """
     rows = [
-        (concept, model, language, float(file.accuracy[language][language][layer]), layer + 1)
+        (
+            *(concept, model, language, float(file.accuracy[language][language][layer]), layer + 1),
+            *interval_of(file, language, selection),
+        )
         for model, by_concept in files.items()
         for concept, file in by_concept.items()
         for language in languages
         for layer in [selection.accuracy_layer(file, language, language)]
     ]
-    return pd.DataFrame(rows, columns=[*KEYS, "accuracy", "best_layer"])
+    table = pd.DataFrame(rows, columns=[*KEYS, "accuracy", "best_layer", "wilson_low", "wilson_high", *COUNTS])
+    return table.astype(dict.fromkeys(COUNTS, "Int64"))
+
+
+def interval_of(
+    file: AccuracyFile, language: str, selection: Selection = PAPER
+) -> tuple[float, float, int | None, int | None]:
+    """Wilson's 95 % interval of the accuracy with a language's own vectors, for the layer as it was selected.
+
+    Returns:
+        Lower and upper bound, number of test items, number of test pairs; NaN and None for downloads, which do not
+        record which pairs were right.
+    """
+    if language not in file.content["correct"].get(language, {}):
+        return np.nan, np.nan, None, None
+    found = outcomes(file, [(language, language)], selection)
+    right, present = found.correct[:, 0].astype(float), found.present[:, 0].astype(float)
+    low, high = wilson((right / present).sum(), len(present))
+    return float(low), float(high), len(present), int(present.sum())
 
 
 def with_averages(table: pd.DataFrame) -> pd.DataFrame:
@@ -71,8 +95,8 @@ def interval_table(
         draws: number of bootstrap samples of each concept's items, each item with all its translations.
 
     Returns:
-        Columns concept, model, language (`all` for averages, see `with_averages`), accuracy, accuracy_low,
-        accuracy_high.
+        Columns concept, model, language (`all` for averages, see `with_averages`), accuracy, test_pairs (their mean
+        in averages), accuracy_low, accuracy_high: percentiles, or Wilson's interval where all draws are equal.
 
     Raises:
         UserError: a file does not record which pairs were right.
@@ -80,11 +104,17 @@ def interval_table(
     cells = [(language, language) for language in languages]
     tables = []
     for model, by_concept in files.items():
-        accuracy = same_language_table({model: by_concept}, languages, selection)[[*KEYS, "accuracy"]]
+        accuracy = same_language_table({model: by_concept}, languages, selection)[[*KEYS, "accuracy", *COUNTS]]
         drawn = [accuracy_draws(file, cells, selection, draws, seed).T for file in by_concept.values()]
         averaged = with_averages(pd.concat([accuracy, pd.DataFrame(np.concatenate(drawn))], axis=1))
-        low, high = bounds(averaged.iloc[:, -draws:].to_numpy().T)
-        tables.append(averaged[[*KEYS, "accuracy"]].assign(accuracy_low=low, accuracy_high=high))
+        low, high = bounds(averaged.iloc[:, -draws:].to_numpy(float).T)
+        # Where all pairs are right, so they are in every draw, and the bootstrap sees no uncertainty.
+        items, right = averaged["test_items"].to_numpy(float), averaged["accuracy"].to_numpy()
+        low, high = (
+            np.where(low == high, edge, bound)
+            for edge, bound in zip(wilson(right * items, items), (low, high), strict=True)
+        )
+        tables.append(averaged[[*KEYS, "accuracy", "test_pairs"]].assign(accuracy_low=low, accuracy_high=high))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -95,7 +125,7 @@ def of_figure2(table: pd.DataFrame) -> pd.DataFrame:
 
 def with_intervals(accuracy: pd.DataFrame, intervals: pd.DataFrame) -> pd.DataFrame:
     """Table 6 in long form with the bounds of its cells, accuracy_low and accuracy_high."""
-    return accuracy.merge(intervals.drop(columns="accuracy"), on=KEYS, how="left")
+    return accuracy.merge(intervals.drop(columns=["accuracy", "test_pairs"]), on=KEYS, how="left")
 
 
 def with_p_values(

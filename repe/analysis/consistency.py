@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from repe.analysis.linguistic_distance import linguistic_similarities
+from repe.analysis.linguistic_distance import distances, linguistic_similarities
 from repe.paper import Family
 from repe.results.vector_file import VectorFile
 from repe.uncertainty.ceilings import reliability
@@ -151,9 +151,12 @@ def linguistic_correlation(
     Returns:
         Columns model, distance, direct (Pearson's r over ordered pairs of different languages), direct_as_released (the
         released code's value, see `_as_released`), split (mean of r over pairs with a high-resource language and r over
-        the others); NaN where an r is undefined.
+        the others), pairs (number of unordered pairs of languages behind direct), computed_pairs (those of them whose
+        distance is computed, see `linguistic_distance.distances`). NaN where an r is undefined, and for split where
+        the high-resource languages are not known.
     """
     different, with_high, without = _pairs(high_resource(family, languages))
+    computed = (distances(languages)["source"] == "computed").to_numpy().reshape(similarity.shape)
     rows = [
         {
             "model": model,
@@ -161,8 +164,11 @@ def linguistic_correlation(
             "direct": float(pearson(similarity[different], expected[different])),
             "direct_as_released": float(pearson(_as_released(similarity)[different], expected[different])),
             "split": float(np.mean([pearson(similarity[part], expected[part]) for part in (with_high, without)])),
+            "pairs": int(known.sum()) // 2,
+            "computed_pairs": int((known & computed).sum()) // 2,
         }
         for distance, expected in linguistic_similarities(languages, repaired).items()
+        for known in [different & np.isfinite(expected) & np.isfinite(similarity)]
     ]
     return pd.DataFrame(rows)
 
@@ -215,8 +221,8 @@ def table1(
 
 
 def high_resource(family: Family, languages: Sequence[str]) -> np.ndarray:
-    """Which of `languages` Table 1 counts as high-resource, bool (languages,)."""
-    return np.array([family.is_high_resource(language, list(languages)) for language in languages], dtype=bool)
+    """Which of `languages` Table 1 counts as high-resource, bool (languages,); none if the family does not say."""
+    return np.isin(np.array(languages, dtype=str), family.high_resource)
 
 
 def _pairs(high: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

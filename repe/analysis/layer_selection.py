@@ -16,6 +16,8 @@ from repe.results.vector_file import VectorFile
 
 # Columns that identify a row; all others are values, which depend on the layer selection.
 KEYS = ("concept", "model", "source", "target", "language", "distance")
+# Columns that do not depend on it either.
+COUNTS = ("test_items", "test_pairs", "pairs", "computed_pairs")
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def side_by_side(tables: Mapping[Selection, pd.DataFrame]) -> pd.DataFrame:
     paper = tables[PAPER].reset_index(drop=True)
     others = [
         table.reset_index(drop=True)
-        .drop(columns=[name for name in table if name in KEYS or str(name).endswith("_as_released")])
+        .drop(columns=[name for name in table if name in (*KEYS, *COUNTS) or str(name).endswith("_as_released")])
         .rename(columns=lambda name: f"selected_{name.removeprefix('best_')}")
         for selection, table in tables.items()
         if selection != PAPER

@@ -1,4 +1,8 @@
-"""Linguistic distances between the paper's languages (URIEL), as recorded and with their gaps repaired (Table 1)."""
+"""Linguistic distances between languages (URIEL) for Table 1.
+
+Those of the paper's languages are recorded, with their gaps or with the gaps repaired; those of other languages are
+computed from lang2vec's features, if that package is installed.
+"""
 
 from collections.abc import Sequence
 from functools import cache
@@ -46,9 +50,53 @@ def uriel_repaired() -> pd.DataFrame:
     return pd.read_csv(REPAIRED_FILE, comment="#")
 
 
+def distances(languages: Sequence[str], repaired: bool = False) -> pd.DataFrame:
+    """The distances of Table 1 between any languages.
+
+    Args:
+        languages: names; ISO 639-1 or 639-3 codes for languages other than the paper's.
+        repaired: use the repaired distances of `uriel_repaired`.
+
+    Returns:
+        One row per ordered pair (index language, other): columns of DISTANCES, NaN where unknown, and `source`:
+        `recorded` for two of the paper's languages, else `computed`.
+    """
+    return _distances(tuple(languages), repaired).copy()
+
+
+@cache
+def _distances(languages: tuple[str, ...], repaired: bool) -> pd.DataFrame:
+    pairs = pd.MultiIndex.from_product([languages, languages], names=["language", "other"])
+    recorded = uriel_distances(repaired)
+    table = recorded.reindex(pairs)[[*DISTANCES]]
+    is_recorded = pairs.isin(recorded.index)
+    if not is_recorded.all():
+        from repe.analysis.lang2vec_distance import computed_distances  # reads large files
+
+        table.loc[~is_recorded] = computed_distances(languages)[~is_recorded]
+    return table.assign(source=np.where(is_recorded, "recorded", "computed"))
+
+
+def unknown_languages(languages: Sequence[str]) -> dict[str, str]:
+    """Languages without any linguistic distance to the others, and why."""
+    from repe.analysis.lang2vec_distance import code, data_folder
+
+    table = distances(languages)
+    apart = table[table.index.get_level_values(0) != table.index.get_level_values(1)]
+    known = apart[[*DISTANCES]].notna().any(axis=1).groupby(level=0).any()
+    if data_folder() is None:
+        reason = "lang2vec is not installed: pip install lang2vec==1.1.2 (see docs/statistics.md)"
+        return {language: reason for language in languages if not known.get(language, True)}
+    return {
+        language: f"lang2vec has no features of {code(language)!r}: name the language by its ISO 639-1 or 639-3 code"
+        for language in languages
+        if not known.get(language, True)
+    }
+
+
 def linguistic_similarities(languages: Sequence[str], repaired: bool = False) -> dict[str, np.ndarray]:
     """1 - distance for each distance of Table 1, float64 (languages, languages); NaN where a distance is unknown."""
-    table = uriel_distances(repaired).reindex(pd.MultiIndex.from_product([languages, languages]))
+    table = distances(languages, repaired)
     return {distance: 1 - table[distance].to_numpy().reshape(2 * [len(languages)]) for distance in DISTANCES}
 
 

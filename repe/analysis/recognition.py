@@ -1,6 +1,6 @@
 """Recognition: does the positive text of a pair have the larger projection on a concept vector? (Sections 3.2, 3.4)"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -76,6 +76,28 @@ def unit_directions(vectors: Mapping[str, ConceptVectors]) -> torch.Tensor:
     directions = torch.stack([_direction(one) for one in vectors.values()])
     units: torch.Tensor = directions / directions.norm(dim=-1, keepdim=True)
     return units
+
+
+def correct_pairs_by_fold(
+    vectors: Mapping[str, ConceptVectors], states: torch.Tensor, folds: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Which pairs each source's vectors get right, each pair by the vectors that were fitted without its item.
+
+    Args:
+        vectors: by source language, with `ConceptVectors.folds`.
+        states: as for `correct_pairs`.
+        folds: of each pair.
+
+    Returns:
+        bool (layers, pairs) by source language.
+    """
+    correct = {source: np.zeros(states.shape[:2], dtype=bool) for source in vectors}
+    for fold in set(folds):
+        at = np.flatnonzero(np.array(folds) == fold)
+        without = {source: one.folds[fold] for source, one in vectors.items()}
+        for source, part in correct_pairs(without, states[:, torch.from_numpy(at).to(states.device)]).items():
+            correct[source][:, at] = part
+    return correct
 
 
 def _direction(vectors: ConceptVectors) -> torch.Tensor:

@@ -76,7 +76,7 @@ def one_way_table(
     Returns:
         Columns model, concept (`all` for the mean over concepts), high_to_low (mean delta of high-resource vectors on
         low-resource languages), low_to_high (the reverse), one_way (the first minus the second), and the bounds of
-        each, `<name>_low` and `<name>_high`; NaN if all languages are high-resource, or all low-resource.
+        each, `<name>_low` and `<name>_high`; NaN if all languages are high-resource, or none is known to be.
     """
     high = high_resource(family, languages)
     delta = np.stack([_minus_own(accuracy_at(file, languages, languages, selection)) for file in files.values()])

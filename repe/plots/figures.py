@@ -26,6 +26,7 @@ from repe.plots.style import (
     COLUMN_WIDTH,
     DASHES,
     HUES,
+    LETTER,
     LINE,
     PAGE_WIDTH,
     SMALL,
@@ -36,6 +37,9 @@ from repe.plots.style import (
 )
 
 _CHANCE = 0.5
+_FEW_LAYERS = 12  # each of which gets a marker
+_BARS_ACROSS = 250  # bars that fit side by side on a page
+_NARROWEST_SCALE = 0.2  # of similarities: a single value must not look like a wide range
 _MARKERS: Any = {"markersize": 2.2, "markeredgecolor": "white", "markeredgewidth": 0.3}
 _LINEAR_BELOW = 0.01  # accuracy differences of one or two pairs stay pale; above, each decade has its own step
 _TRANSFER_TICKS = (-1, -0.3, -0.1, -0.03, -0.01, 0, 0.01, 0.03, 0.1, 0.3, 1)
@@ -54,34 +58,53 @@ def recognition_bars(accuracy: pd.DataFrame, families: Mapping[str, Family]) -> 
     """
     rows, looks = _rows_of(accuracy, families), _looks(families)
     languages, joined = rows["language"].unique(), seven_billion(families)
-    # One legend column per family for three families of three models.
-    columns, bar = min(3, len(looks)), min(0.84 / len(looks), 0.3)
-    width = min(max(0.6 + 0.17 * len(languages) * (len(looks) + 1), COLUMN_WIDTH), PAGE_WIDTH)
-    figure = new_figure(width, 2.2 + LINE * math.ceil(len(looks) / columns))
-    axes, handles = figure.add_subplot(), list[Any]()
-    for place, (model, look) in enumerate(looks.items()):
-        values = rows[rows["model"] == model].set_index("language").reindex(languages)
-        centres = np.arange(len(languages)) + (place - (len(looks) - 1) / 2) * bar
-        dark = _shade(look["color"], 1.0)
-        drawn: Any = [axes.bar(centres, values["accuracy"], bar, color=look["color"], edgecolor="white", linewidth=0.2)]
-        if "accuracy_low" in rows:
-            axes.vlines(centres, values["accuracy_low"], values["accuracy_high"], color=dark, linewidth=0.5, zorder=3)
-        if model in joined:
-            drawn += axes.plot(centres, values["accuracy"], "--o", color=dark, linewidth=0.7, **_MARKERS)
-        handles.append(tuple(drawn))
-    _finish_bars(axes, list(languages), rows.filter(["accuracy", "accuracy_low"]).min().min())
+    # One legend column per family for three families of three models; too many bars for one row go to several.
+    columns, blocks = min(3, len(looks)), math.ceil(len(languages) * len(looks) / _BARS_ACROSS)
+    parts = np.array_split(languages, blocks)
+    width = min(max(0.6 + 0.17 * len(parts[0]) * (len(looks) + 1), COLUMN_WIDTH), PAGE_WIDTH)
+    figure = new_figure(width, 0.5 + 1.7 * blocks + LINE * math.ceil(len(looks) / columns))
+    lowest = rows.filter(["accuracy", "accuracy_low"]).min().min()
+    for axes, part in zip(figure.subplots(blocks, 1, squeeze=False)[:, 0], parts, strict=True):
+        handles: Any = [_bars(axes, rows, part, model, looks, model in joined) for model in looks]
+        _finish_bars(axes, list(part), lowest, (width - 0.8) / len(part))
+    figure.supylabel(f"Accuracy, mean over concepts{_numbers_of_pairs(rows)}", fontsize=TEXT)
     names = [wrapped(model, width / columns - 0.6) for model in looks]
     figure.legend(handles, names, loc="outside upper center", ncols=columns, columnspacing=1.4, borderpad=0.1)
     return figure
 
 
-def _finish_bars(axes: Axes, languages: list[str], lowest: float) -> None:
-    # The axis begins just below chance rather than at 0, which would flatten all differences.
-    axes.set_ylim(max(0.0, min(0.4, lowest - 0.05)), min(1.0, axes.get_ylim()[1]))
+def _bars(
+    axes: Axes, rows: pd.DataFrame, languages: np.ndarray, model: str, looks: Mapping[str, Any], joined: bool
+) -> tuple[Any, ...]:
+    """Draw a model's bars, which begin at chance, and return the handle of its legend entry."""
+    look, bar, place = looks[model], min(0.84 / len(looks), 0.3), [*looks].index(model)
+    values = rows[rows["model"] == model].set_index("language").reindex(languages)
+    centres = np.arange(len(languages)) + (place - (len(looks) - 1) / 2) * bar
+    dark, style = _shade(look["color"], 1.0), {"color": look["color"], "edgecolor": "white", "linewidth": 0.2}
+    drawn: Any = [axes.bar(centres, values["accuracy"] - _CHANCE, bar, bottom=_CHANCE, **style)]
+    if "accuracy_low" in rows:
+        axes.vlines(centres, values["accuracy_low"], values["accuracy_high"], color=dark, linewidth=0.5, zorder=3)
+    if joined:
+        drawn += axes.plot(centres, values["accuracy"], "--o", color=dark, linewidth=0.7, **_MARKERS)
+    return tuple(drawn)
+
+
+def _numbers_of_pairs(rows: pd.DataFrame) -> str:
+    """A line for the label of the axis: numbers of test pairs in a language and concept, if known."""
+    known = rows.get("test_pairs", pd.Series(dtype=float)).dropna().astype(float)
+    if known.empty:
+        return ""
+    low, high = round(min(known)), round(max(known))
+    return f"\n({low if low == high else f'{low} to {high}'} test pairs per language)"
+
+
+def _finish_bars(axes: Axes, languages: list[str], lowest: float, place_width: float) -> None:
+    # Bars begin at chance: from 0, all differences would look small, and from elsewhere their lengths mean nothing.
+    axes.set_ylim(min(0.45, lowest - 0.05), 1.0)
     axes.set_xlim(-0.6, len(languages) - 0.4)
     axes.set_xticks(range(len(languages)), languages)
-    axes.tick_params(axis="x", length=0, labelsize=TEXT)
-    axes.set_ylabel("Accuracy, mean over concepts")
+    is_narrow = LETTER * max(map(len, languages)) > 0.9 * place_width
+    axes.tick_params(axis="x", length=0, labelsize=TEXT, rotation=90 if is_narrow else 0)
     for place in range(1, len(languages), 2):
         axes.axvspan(place - 0.5, place + 0.5, color="0.95", linewidth=0, zorder=0)  # separates neighbouring groups
     axes.axhline(_CHANCE, color="0.25", linewidth=0.6, linestyle=(0, (1, 1.5)))
@@ -108,8 +131,8 @@ def similarity_colouring(similarity: pd.DataFrame) -> Colouring:
     apart = similarity["similarity"][similarity["source"] != similarity["target"]].dropna()
     low, high = (math.floor(apart.min() * 20) / 20, math.ceil(apart.max() * 20) / 20) if len(apart) else (0.0, 1.0)
     high = min(high, 1.0)  # a cosine of 1 may have been rounded up
-    # The scale must not be empty, even if all values are equal.
-    return Colouring(Normalize(min(low, high - 0.05), high), "viridis", "Cosine similarity")
+    low = max(min(low, high - _NARROWEST_SCALE), -1.0)
+    return Colouring(Normalize(low, max(high, low + _NARROWEST_SCALE)), "viridis", "Cosine similarity")
 
 
 @in_print_style
@@ -132,7 +155,8 @@ def transfer_colouring(transfer: pd.DataFrame) -> Colouring:
     """The colours of Figures 5 and 8, for a table such as theirs."""
     limit = max(2 * _LINEAR_BELOW, transfer["delta"].abs().max())
     scale = SymLogNorm(_LINEAR_BELOW, linscale=0.25, vmin=-limit, vmax=limit, base=10)
-    return Colouring(scale, "RdBu", "Accuracy minus that of\nthe target's own vectors", _TRANSFER_TICKS)
+    meaning = "Accuracy minus that of\nthe target's own vectors\n(logarithmic beyond ±0.01)"
+    return Colouring(scale, "RdBu", meaning, _TRANSFER_TICKS)
 
 
 def squares(table: pd.DataFrame, models: Iterable[str], value: str) -> dict[str, pd.DataFrame]:
@@ -160,9 +184,14 @@ def similarity_across_layers(by_layer: pd.DataFrame, families: Mapping[str, Fami
     axes = figure.add_subplot()
     for model, look in looks.items():
         rows = _rows_of(by_layer, [model]).sort_values("relative_depth")
+        drawn: Any = {"linewidth": 1.1, "clip_on": False, **look}
+        if len(rows) <= _FEW_LAYERS:
+            drawn |= {"marker": ".", "markersize": 4}
         label = model if rows["similarity"].notna().any() else f"{model} (no value)"
-        axes.plot(rows["relative_depth"], rows["similarity"], label=label, linewidth=1.1, **look)
-    axes.set(xlim=(0, 1), xlabel="Relative depth of the layer")
+        axes.plot(rows["relative_depth"], rows["similarity"], label=label, **drawn)
+    # The last layer is at (layers - 1) / layers, which is far from 1 if there are few.
+    axes.set_xlim(0, max(by_layer["relative_depth"].max(), 0.1))
+    axes.set_xlabel("Relative depth of layer l, (l − 1) / layers")
     axes.set_ylabel("Cosine similarity,\nmean over language pairs and concepts")
     figure.legend(loc="outside right center")
     return figure

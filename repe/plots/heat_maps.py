@@ -19,6 +19,9 @@ from repe.plots.style import LETTER, MISSING, PAGE_HEIGHT, PAGE_WIDTH, SMALL, ne
 
 _BAR_WIDTH = 0.9  # inches, with its ticks and title
 _LABELS_ACROSS = 48  # tick labels that fit side by side on a page
+_LABEL_PITCH = 0.09  # inches between tick labels that do not touch
+_LEVEL = 10.0  # points between rows of tick labels
+_PANEL_EDGES = 0.45  # inches of title and tick labels above and below a panel
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,12 @@ def heat_maps(panels: Mapping[str, pd.DataFrame], colouring: Colouring, across: 
         down: label of the y axis.
     """
     languages = max(max(square.shape) for square in panels.values())
-    columns = min(near_square(len(panels)), max(1, _LABELS_ACROSS // languages))
-    # Cells no larger than a number needs, but panels wide enough for most models' names.
-    panel = min(max(1.8, 0.45 * languages), 2.8, (PAGE_WIDTH - _BAR_WIDTH) / columns)
+    columns = min(near_square(len(panels)), _LABELS_ACROSS // languages)
+    if languages * near_square(len(panels)) > _LABELS_ACROSS:
+        columns = max(range(1, 5), key=lambda columns: _largest_panel(len(panels), columns))
+    # Cells no larger than a number needs, but panels wide enough for most models' names and for all tick labels.
+    widest = max(2.8, 1.2 * _LABEL_PITCH * languages)
+    panel = min(max(1.8, 0.45 * languages), widest, (PAGE_WIDTH - _BAR_WIDTH) / columns)
     rows = math.ceil(len(panels) / columns)
     figure = new_figure(columns * panel + _BAR_WIDTH, PAGE_HEIGHT, "compressed")
     for place, (model, square) in enumerate(panels.items()):
@@ -72,6 +78,11 @@ def heat_maps(panels: Mapping[str, pd.DataFrame], colouring: Colouring, across: 
     return figure
 
 
+def _largest_panel(panels: int, columns: int) -> float:
+    """Inches of a square panel if a page has so many columns of them."""
+    return min((PAGE_WIDTH - _BAR_WIDTH) / columns, PAGE_HEIGHT / math.ceil(panels / columns) - _PANEL_EDGES)
+
+
 def _heat_map(axes: Axes, square: pd.DataFrame, colouring: Colouring, cell: float) -> None:
     """Draw one heat map, with numbers in the cells (`cell` inches wide) where they fit."""
     sns.heatmap(
@@ -81,7 +92,7 @@ def _heat_map(axes: Axes, square: pd.DataFrame, colouring: Colouring, cell: floa
         annot=square.map(lambda value: f"{value:z.2f}".replace("-", "−")) if cell > 5 * LETTER else None,
         fmt="",
         annot_kws={"fontsize": SMALL},
-        linewidths=0.25,
+        linewidths=0.25 if cell > _LABEL_PITCH else 0,
         square=True,
         cbar=False,
         xticklabels=True,
@@ -92,3 +103,8 @@ def _heat_map(axes: Axes, square: pd.DataFrame, colouring: Colouring, cell: floa
     axes.tick_params(length=0)
     axes.tick_params(axis="x", rotation=90 if LETTER * max(len(str(name)) for name in square) > cell else 0)
     axes.tick_params(axis="y", rotation=0)
+    # Labels that would touch stand in two or more rows.
+    levels = math.ceil(_LABEL_PITCH / cell)
+    for ticks in (axes.xaxis.get_major_ticks(), axes.yaxis.get_major_ticks()):
+        for place, tick in enumerate(ticks):
+            tick.set_pad(1.5 + place % levels * _LEVEL)

@@ -93,6 +93,8 @@ class AccuracyFile(ResultFile):
         """
         row = self.content[table].get(source, {}).get(target)
         if row is None:
+            if table == "validation" and self.meta.get("folds"):
+                raise UserError(f"{self.path} has no {TABLES[table]} (--folds): choose a layer number or depth instead")
             made_here = target in self.content["accuracy"].get(source, {})
             remedy = (
                 "run collect_vector.py, then recognize_concept.py, with --overwrite and without --no-validation"

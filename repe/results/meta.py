@@ -11,7 +11,7 @@ from repe.results import torch_archive
 # Results in one file must agree in these; other parts of meta (versions, sources) are only kept for the record.
 SETTINGS = (
     *("weights", "template", "special_tokens", "truncate", "dtype"),
-    *("split", "split_by", "method", "random_direction", "seed"),
+    *("split", "split_by", "folds", "method", "random_direction", "seed"),
 )
 # Values of settings that a file's meta does not mention.
 DEFAULTS = {"split_by": "pair"}

@@ -167,7 +167,7 @@ class ResultFile:
         """
         old = self.meta
         if different := [name for name in SETTINGS if old and setting(old, name) != setting(meta, name)]:
-            both = "; ".join(f"{name} was {setting(old, name)!r}, now {setting(meta, name)!r}" for name in different)
+            both = "; ".join(_difference(name, setting(old, name), setting(meta, name)) for name in different)
             remedy = remedy or "use the old settings, choose another --res-dir or --model-label, or give --overwrite"
             raise UserError(f"{self.path} was made with other settings ({both}): {remedy}")
 
@@ -286,6 +286,13 @@ def check_results_folder(folder: Path, remedy: str) -> None:
     if not exists(folder):
         found = " ".join(dict.fromkeys(path.parts[-3] for path in entries(folder.parent, "*/*/*.p[tk]")))
         raise UserError(f"no results in {folder} (found: {found or 'none'}): {remedy}")
+
+
+def _difference(name: str, old: Any, new: Any) -> str:
+    """What differs in a setting, in words."""
+    if name == "weights":  # digests, which say nothing to a reader
+        return "weights are those of another model or revision"
+    return f"{name} was {old!r}, now {new!r}"
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any], depth: int) -> dict[str, Any]:

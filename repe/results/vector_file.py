@@ -60,6 +60,9 @@ class VectorFile(ResultFile):
             entry["split_half"] = torch.from_numpy(vectors.split_half)
         if vectors.validation:
             entry |= {f"validation_{name}": value for name, value in _tensors(vectors.validation).items()}
+        if vectors.folds:
+            parts = [_tensors(one) for one in vectors.folds]
+            entry |= {f"fold_{name}": torch.stack([part[name] for part in parts]) for name in ("directions", "signs")}
         known = {**vectors.meta, "model": self.path.parents[1].name, "method": vectors.method}
         made_by = dict(meta if meta is not None else known)
         self.add(made_by, len(vectors.directions), {"languages": {language: entry}}, overwrite)
@@ -78,6 +81,11 @@ class VectorFile(ResultFile):
                 expect(bool(torch.isfinite(directions).all()), f"{part}directions of {language} are not finite")
                 expect(bool(directions.any(dim=-1).all()), f"{part}directions of {language}: one is zero")
                 expect(bool((signs.abs() == 1).all()), f"{part}signs of {language} are not 1 or -1")
+            if "fold_directions" in entry:
+                folds, signs = entry["fold_directions"], entry["fold_signs"]
+                expect(holds(folds, torch.float32, (len(folds), *shape)), f"fold_directions of {language}")
+                expect(holds(signs, torch.int8, (len(folds), *shape[:2])), f"fold_signs of {language}")
+                expect(bool(torch.isfinite(folds).all()), f"fold_directions of {language} are not finite")
             pairs, norm = entry.get("train_pairs", 1), entry.get("mean_norm", torch.zeros(count))
             expect(type(pairs) is int and pairs > 0, f"train_pairs of {language}")
             expect(holds(norm, torch.float32, (count,)), f"mean_norm of {language}")
@@ -128,6 +136,8 @@ def _vectors(entry: Mapping[str, Any], method: str, meta: Mapping[str, Any]) -> 
     validation, norm, half = None, entry.get("mean_norm"), entry.get("split_half")
     if "validation_directions" in entry:
         validation = ConceptVectors(entry["validation_directions"].numpy(), entry["validation_signs"].numpy(), method)
+    fold_tensors = zip(entry.get("fold_directions", ()), entry.get("fold_signs", ()), strict=True)
+    folds = [ConceptVectors(directions.numpy(), signs.numpy(), method) for directions, signs in fold_tensors]
     return ConceptVectors(
         entry["directions"].numpy(),
         entry["signs"].numpy(),
@@ -137,4 +147,5 @@ def _vectors(entry: Mapping[str, Any], method: str, meta: Mapping[str, Any]) -> 
         validation,
         meta,
         None if half is None else half.numpy(),
+        folds,
     )

@@ -37,7 +37,9 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, and which takes `--strength -1,0,1` without an equals sign."""
 
     def __init__(self, doc: str | None, *groups: Group) -> None:
-        super().__init__(description=doc, usage="%(prog)s [options]", formatter_class=_FORMATTER, allow_abbrev=False)
+        settings: Any = {"formatter_class": _FORMATTER, "allow_abbrev": False, "add_help": False}
+        super().__init__(description=doc, usage="%(prog)s [options]", **settings)
+        self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
         self._negative_number_matcher = re.compile(r"^-[\d.][\d.,eE+-]*$")
         titled: dict[str, argparse._ArgumentGroup] = {}
         for title, options in [item for group in groups for item in group.items()]:
@@ -112,6 +114,11 @@ def split(text: str) -> float:
     return finite_number(text, lambda value: value > 0, "a share or a number of pairs above 0")
 
 
+def number_of_folds(text: str) -> int:
+    """The type of `--folds`."""
+    return int(finite_number(text, lambda value: value >= 2 and text.isdecimal(), "2 or more"))
+
+
 def batch_size(text: str) -> int | None:
     """The type of `--batch-size`: None for `auto`."""
     return None if text == "auto" else positive_integer(text)
@@ -154,6 +161,11 @@ METHOD = {
             "choices": ("pair", "item"),
             "default": "pair",
             "help": "item: same training items in all languages (default: pair, as published)",
+        },
+        "--folds": {
+            "type": number_of_folds,
+            "metavar": "K",
+            "help": "test every pair once, in K folds of whole items, in a results folder of its own",
         },
         "--random-direction": {"action": "store_true", "help": "baseline: shuffle the training labels"},
         "--direction-method": {
@@ -287,6 +299,17 @@ BOOTSTRAP = {
 }
 
 
+HIGH_RESOURCE = {
+    "comparison": {
+        "--high-resource": {
+            **NAMES,
+            "metavar": "LANG",
+            "help": "high-resource languages, for Split and one-way transfer (default: the family's)",
+        }
+    }
+}
+
+
 def permutations(test: str) -> dict[str, dict[str, dict[str, Any]]]:
     """The group of the option that asks for p-values of a `test`."""
     settings = {"type": positive_integer, "nargs": "?", "const": PERMUTATIONS, "default": 0, "metavar": "N"}
@@ -313,7 +336,16 @@ def named_model(args: argparse.Namespace) -> tuple[str, Entry]:
 
 
 def results_folder(args: argparse.Namespace, label: str) -> Path:
-    """Results of a model: `<label>`, `<label>-0.4`, `<label>-item` or `<label>-0.4-item`, by the split."""
+    """Results of a model: `<label>`, `<label>-0.4`, `<label>-item`, `<label>-0.4-item` or `<label>-folds5`.
+
+    Raises:
+        UserError: the label is not a valid name, or an option of the split would have no effect with `--folds`.
+    """
+    if folds := vars(args).get("folds"):  # not an option of every tool
+        for option, is_set in {"--split": args.split != TRAIN_SHARE, "--split-by": args.split_by != "pair"}.items():
+            if is_set:
+                raise UserError(f"{option} has no effect with --folds: leave it out")
+        return Path(args.res_dir) / f"{plain_name(label, 'model name')}-folds{folds}"
     name = plain_name(label, "model name") + ("" if args.split == TRAIN_SHARE else f"-{float(args.split)}")
     return Path(args.res_dir) / (name if args.split_by == "pair" else f"{name}-{args.split_by}")
 
@@ -335,6 +367,15 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
             # Other processes may print into the main process's progress bar.
             start = "" if processes.is_main() else "\n"
             print(f"{start}error:", printable(str(error)), file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("repe"):
+            raise
+        print(
+            f"error: {sys.executable} has no package {error.name}: activate the environment with `source "
+            ".venv/bin/activate` (`make .venv` creates it), or install this repository with `pip install -e .`",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         if processes.is_main():

@@ -1,8 +1,8 @@
 """The result files of the models that an analysis compares, and the folder that it writes to."""
 
 import argparse
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic
 
@@ -12,7 +12,7 @@ from repe.paper import CONCEPTS, FAMILIES, LANGUAGES, Family, in_paper_order, se
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import File, Kind, ResultFile, check_files, check_results_folder
 from repe.runs import processes
-from repe.runs.arguments import MODEL, named_model, refuse, results_folder
+from repe.runs.arguments import MODEL, SEED, named_model, refuse, results_folder
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,26 @@ class Compared(Generic[File]):
     languages: list[str]
     family: Family | None = None
     """Family of all models, if the user names one."""
+    high_resource: Sequence[str] = ()
+    """High-resource languages of all models, if the user names them."""
 
     @property
     def families(self) -> dict[str, Family]:
         """The family of each model: the one that the user names, else the one in its files."""
         first = {model: next(iter(by_concept.values())) for model, by_concept in self.files.items()}
-        return {model: self.family or file.family() for model, file in first.items()}
+        families = {model: self.family or file.family() for model, file in first.items()}
+        if self.high_resource:
+            named = tuple(self.high_resource)
+            return {model: replace(family, high_resource=named) for model, family in families.items()}
+        return families
+
+    def unknown_high_resource(self, what: str) -> None:
+        """Say for which models `what` is empty, because their high-resource languages are not known."""
+        if unknown := [model for model, family in self.families.items() if not family.high_resource]:
+            print(
+                f"{what} is empty for {' '.join(unknown)}: which languages have much pre-training text (high-resource) "
+                "is not known; name them with --high-resource"
+            )
 
     @property
     def panels(self) -> dict[str, dict[str, Family]]:
@@ -65,6 +79,8 @@ def open_models(args: argparse.Namespace, file_type: type[File], same_language: 
         UserError: a model, concept or language has no results; an option would have no effect.
     """
     processes.require_single("the comparison of models")
+    if not (vars(args).get("bootstrap") or vars(args).get("permutations")):
+        refuse(args, (SEED,), "without --bootstrap or --permutations")
     if args.cross_model:
         refuse(args, (MODEL,), "with --cross-model", except_for=["--model-family"])
     folders = [results_folder(args, name).name for name in args.cross_model or [named_model(args)[0]]]
@@ -79,7 +95,12 @@ def open_models(args: argparse.Namespace, file_type: type[File], same_language: 
         check_files([*by_concept.values()])
     all_files = [file for by_concept in files.values() for file in by_concept.values()]
     languages = _common_languages(args.lang, all_files, same_language)
-    return Compared(files, languages, FAMILIES[args.model_family] if args.model_family else None)
+    high_resource = vars(args).get("high_resource") or ()
+    if unknown := [language for language in high_resource if language not in languages]:
+        raise UserError(
+            f"--high-resource {' '.join(unknown)}: choose from the compared languages {' '.join(languages)}"
+        )
+    return Compared(files, languages, FAMILIES[args.model_family] if args.model_family else None, high_resource)
 
 
 def random_files(args: argparse.Namespace, compared: Compared[AccuracyFile]) -> dict[str, dict[str, AccuracyFile]]:

@@ -21,7 +21,7 @@ from repe.data import Pair
 from repe.errors import UserError, first_of
 from repe.files import writable_folder
 from repe.models.model import Model
-from repe.models.registry import check_template
+from repe.models.registry import check_template, untrained_suffix
 from repe.models.source import ModelSource
 from repe.results.result_file import File, Kind, ResultFile
 from repe.results.vector_file import VectorFile
@@ -80,6 +80,10 @@ def vectors_to_collect(args: argparse.Namespace) -> Iterator[Task]:
     source = model_source(args)
     plan = processes.plan_once(lambda: _plan(args, source, VectorFile))
     yield from _tasks(args, plan, _States(args, source, plan), "vectors", "collecting")
+    if processes.is_main():
+        from repe.runs import printed  # slow, and only the main process prints
+
+        print(printed.pairs(plan.splits, args.split, args.folds))
 
 
 def targets_to_recognize(args: argparse.Namespace) -> Iterator[Task]:
@@ -100,10 +104,17 @@ def targets_to_recognize(args: argparse.Namespace) -> Iterator[Task]:
         if untried:  # else another run was faster
             task.sources = result_files(args, source.label, [task.concept], VectorFile)[task.concept].of(untried)
             task.meta["vectors"] = {language: one.digest for language, one in task.sources.items()}
-            if args.nulls or args.cache_states:
+            if (args.nulls or args.cache_states) and not args.folds:
                 known = [one for one in (*untried, task.language) if (task.concept, one) in plan.splits]
                 task.training = {language: training(task.concept, language) for language in known}
             yield task
+    if processes.is_main():
+        from repe.runs import printed
+
+        files = result_files(args, source.label, plan.wanted, AccuracyFile)
+        floors = result_files(args, f"{source.label}{untrained_suffix(1)}", plan.wanted, AccuracyFile)
+        print(printed.accuracies(files, plan.wanted, floors))
+        printed.warn_of_few_items(files, plan.wanted, args.folds)
 
 
 def _training(plan: "_Plan", states: "_States") -> "Callable[[str, str], Training]":
@@ -201,7 +212,8 @@ def _read_data(args: argparse.Namespace, plan: _Plan) -> None:
         if (concept, language) in plan.pending or path.exists():
             try:
                 pairs = data.read_pairs(path, concept)
-                split = data.split_pairs(pairs, args.split, args.split_by, args.random_direction)
+                by = "folds" if args.folds else args.split_by
+                split = data.split_pairs(pairs, args.split, by, args.random_direction)
             except UserError as error:
                 faults.append(str(error) if str(path) in str(error) else f"{path}: {error}")
                 continue
@@ -219,13 +231,14 @@ def settings(args: argparse.Namespace, source: ModelSource) -> dict[str, Any]:
         "model": source.label,
         "family": source.family,
         **source.record,
-        "split": args.split,
+        "split": 1.0 if args.folds else args.split,
         "method": args.direction_method,
         "random_direction": args.random_direction,
         "seed": args.seed if args.direction_method == "random" else None,
         "versions": {"torch": str(torch.__version__), "transformers": transformers.__version__},
         # Not for the paper's split, so that its files are the same as before there was another.
         **({} if args.split_by == "pair" else {"split_by": args.split_by}),
+        **({"folds": args.folds} if args.folds else {}),
     }
 
 

@@ -6,12 +6,14 @@ Writes one file for each concept and language, <model>_<concept>_<language>.safe
 control vector for llama.cpp (--control-vector) and repeng (ControlVector.import_gguf). Existing files are replaced.
 
 safetensors: layer.<l>, l = 1..N as in the result files, is the unit direction times its sign, which points to the
-concept's positive side. --raw adds the directions as in the result file (raw.<l>), norms, signs, and mean_norm.
+concept's positive side. class_distance in the metadata is the scale of strength 1 in each layer. --raw adds the
+directions as in the result file (raw.<l>), norms, signs, and mean_norm.
 GGUF: direction.<k> is the same unit vector of layer k + 1, for k = 1..N-2 (see repe/tools/vector_formats.py).
 """
 
 import argparse
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +27,7 @@ from repe.runs import arguments as options
 if TYPE_CHECKING:
     from repe.results.result_file import Kind
     from repe.results.vector_file import VectorFile
+    from repe.tools.vector_formats import ExportedVectors
 
 FORMATS = ("safetensors", "gguf")
 # `model_type` of the paper's families, whose downloads come without a model.
@@ -79,6 +82,24 @@ def main(args: argparse.Namespace) -> None:
         if "gguf" in args.format:
             written.append(vector_formats.write_gguf(vectors, out_dir, hints[vectors.name]))
     options.print_written(written)
+    for vectors in exported:
+        print(scale_of(vectors))
+
+
+def scale_of(vectors: "ExportedVectors") -> str:
+    """Which scale makes the unit vectors one class distance long, in the layers that control steers by default."""
+    from repe.control.steering import parse_layers
+
+    if "class_distance" not in vectors.record:
+        return f"{vectors.name}: unit vectors, which have no class distance; try several scales"
+    distances = json.loads(vectors.record["class_distance"])
+    layers = parse_layers("0.3:0.6", len(distances))
+    middle = statistics.median(distances[layer - 1] for layer in layers)
+    return (
+        f"{vectors.name}: strength 1 of control_generation.py is a scale of {middle:.3g} (median class distance of "
+        f"layers {layers[0]} to {layers[-1]}; class_distance in the metadata has every layer's); in llama.cpp "
+        f"--control-vector-scaled FILE {middle:.3g} --control-vector-layer-range {layers[0] - 1} {layers[-1] - 1}"
+    )
 
 
 def open_files(

@@ -51,12 +51,11 @@ def main(args: argparse.Namespace) -> None:
 
 def as_table(rows: "Sequence[Row]") -> str:
     """The rows in columns as wide as their widest cell."""
-    cells: list[tuple[str, ...]] = [("model", "concept", "kind", "vectors", "accuracies")]
+    from repe.runs.printed import aligned
+
+    cells = [("model", "concept", "kind", "vectors", "accuracies")]
     cells += [(row.model, row.concept, row.kind, row.vectors.text, row.accuracies.text) for row in rows]
-    cells = [tuple(map(printable, line)) for line in cells]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
-    return "\n".join(line.rstrip() for line in lines)
+    return aligned([tuple(map(printable, line)) for line in cells])
 
 
 def summary(rows: "Sequence[Row]") -> str:

@@ -40,7 +40,7 @@ from repe.vectors.concept_vectors import ConceptVectors
 # Keys of a result file's meta that the exported files record.
 RECORD = (
     *("model", "family", "source", "revision", "weights", "template", "special_tokens", "truncate", "dtype"),
-    *("split", "split_by", "method", "random_direction", "seed", "versions"),
+    *("split", "split_by", "folds", "method", "random_direction", "seed", "versions"),
 )
 SIGN_CONVENTION = "unit direction times sign: points to the concept's positive side"
 LAYER_NUMBERING = {
@@ -83,6 +83,9 @@ def exported_vectors(file: VectorFile, language: str, model: str, split: float) 
         "hidden_size": vectors.directions.shape[-1],
         "sign_convention": SIGN_CONVENTION,
     }
+    if kind.method == "cluster_mean":  # whose length is the distance between the means of the two classes
+        lengths = np.linalg.norm(vectors.directions[:, 0].astype(np.float64), axis=-1)
+        record["class_distance"] = [float(f"{length:.4g}") for length in lengths]
     if language in meta.get("data", {}):
         record["data_sha256"] = meta["data"][language]
     name = f"{file.path.parent.parent.name}_{kind.file_name(f'{file.concept}_{language}').removesuffix('.pt')}"
@@ -93,7 +96,7 @@ def _text(value: Any) -> str:
     """A value of meta, which may have any type, as text that UTF-8 can encode."""
     if isinstance(value, dict):
         value = json.dumps({str(name): str(item) for name, item in value.items()}, sort_keys=True)
-    text = json.dumps(value) if isinstance(value, bool | int | float) else str(value)
+    text = json.dumps(value) if isinstance(value, bool | int | float | list) else str(value)
     return text.encode(errors="replace").decode()
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from repe.data import Pairs, as_pairs, train_size
+from repe.data import Pairs, as_pairs, folds_of, train_size
 from repe.errors import UserError
 from repe.paper import TRAIN_SHARE
 from repe.uncertainty.ceilings import split_half_cosine
@@ -42,6 +42,8 @@ class ConceptVectors:
     """What made the vectors: model, template, split, method and so on."""
     split_half: np.ndarray | None = None
     """float32 (layers,): cosine of directions of random halves of the training items; of `cluster_mean` only."""
+    folds: Sequence[ConceptVectors] = ()
+    """Vectors fitted without the items of fold 0, 1, ..., with which those are tested."""
 
     @cached_property
     def digest(self) -> str:
@@ -124,6 +126,7 @@ def collect(
     *,
     validation: bool = True,
     seed: int | Sequence[int] = 1,
+    folds: int = 0,
 ) -> ConceptVectors:
     """Collect concept vectors from training pairs (Section 3.1).
 
@@ -133,6 +136,7 @@ def collect(
         method: `cluster_mean` (the paper's difference of class means), `pca` or `random`.
         validation: also fit on the first four fifths of the pairs.
         seed: of `random`.
+        folds: also fit without each of so many folds of items (`repe.data.folds_of`), in place of validation.
 
     Raises:
         UserError: the states leave no direction, or what `Model.states` raises.
@@ -152,11 +156,17 @@ def collect(
     norms = torch.stack([state.float().norm(dim=-1).mean().cpu() for state in states]).numpy()
     split_half = split_half_cosine(states, labels, items) if method == "cluster_mean" else None
     held_out = None
-    if part := fitted_on(len(pairs)) if validation else 0:
+    if part := fitted_on(len(pairs)) if validation and not folds else 0:
         fitted = reader().fit(states[:, :part], labels[:part])
         held_out = ConceptVectors(*fitted.stacked(), method, part)
+    without = []
+    fold_of = np.array(folds_of(pairs, folds)) if folds else np.empty(0)
+    for fold in range(folds):
+        kept = torch.from_numpy(np.flatnonzero(fold_of != fold))
+        fitted = reader().fit(states[:, kept.to(states.device)], labels[kept])
+        without.append(ConceptVectors(*fitted.stacked(), method, len(kept)))
     record = getattr(model, "record", {})
-    return ConceptVectors(directions, signs, method, len(pairs), norms, held_out, record, split_half)
+    return ConceptVectors(directions, signs, method, len(pairs), norms, held_out, record, split_half, without)
 
 
 def fitted_on(train_pairs: int) -> int:

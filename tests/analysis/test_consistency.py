@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,18 @@ def test_split_is_the_mean_over_pairs_with_and_without_a_high_resource_language(
     ]
     found = consistency.linguistic_correlation("m", family, languages, made).set_index("distance")
     assert found.split["syntactic"] == pytest.approx(np.mean(parts))
+
+
+def test_split_needs_to_know_which_languages_are_high_resource() -> None:
+    languages = list(FAMILIES["qwen"].axis)
+    made = np.random.default_rng(1).random((12, 12))
+    unknown = consistency.linguistic_correlation("m", FAMILIES["none"], languages, made)
+    assert unknown.split.isna().all()
+    assert unknown.direct.notna().all()
+    named = replace(FAMILIES["none"], high_resource=("en", "zh"))
+    expected = consistency.linguistic_correlation("m", FAMILIES["qwen"], languages, made)
+    assert consistency.linguistic_correlation("m", named, languages, made).equals(expected)
+    assert np.isnan(consistency._p_values(FAMILIES["none"], languages, made, 9, 1, False)[:, 1]).all()
 
 
 def test_an_undefined_correlation_is_left_out() -> None:

@@ -1,14 +1,17 @@
 """Recognition as matrix products against the definition, text by text."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import load
 
-from repe.analysis.recognition import correct_pairs, pair_states, recognize
+from repe.analysis.recognition import correct_pairs, correct_pairs_by_fold, pair_states, recognize
+from repe.data import Pair, folds_of
 from repe.errors import UserError
-from repe.vectors.concept_vectors import ConceptVectors
+from repe.vectors.concept_vectors import ConceptVectors, collect
 
 
 def vectors_of(
@@ -104,3 +107,20 @@ def test_vectors_that_do_not_fit_the_states_are_refused() -> None:
 
 def test_without_vectors_there_is_nothing_to_recognize() -> None:
     assert correct_pairs({}, torch.zeros(3, 2, 2, 16)) == {}
+
+
+def test_folds_test_every_pair_once_with_vectors_that_never_saw_its_item(model_folders: dict[str, Path]) -> None:
+    model = load(model_folders["llama"])
+    pairs = [Pair(f"{n} helps {n}", f"{n} hurts {n}", f"g|{n}", item=f"act {n % 8}") for n in range(16)]
+    vectors = {"en": collect(model, pairs, folds=3)}
+    folds = folds_of(pairs, 3)
+    assert len({fold for pair, fold in zip(pairs, folds, strict=True) if pair.item == "act 1"}) == 1
+    found = correct_pairs_by_fold(vectors, pair_states(model, pairs), folds)["en"]
+    for fold in set(folds):
+        rest = [pair for pair, own in zip(pairs, folds, strict=True) if own != fold]
+        held_out = [pair for pair, own in zip(pairs, folds, strict=True) if own == fold]
+        alone = {"en": collect(model, rest, validation=False)}
+        expected = correct_pairs(alone, pair_states(model, held_out))["en"]
+        assert (found[:, np.array(folds) == fold] == expected).all()
+    with pytest.raises(UserError, match="all items are in one fold"):
+        folds_of(pairs[::8], 3)

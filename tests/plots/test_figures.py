@@ -99,12 +99,12 @@ DRAWN = {
 
 
 def bars_of(figure):
-    """Heights of the bars as (models, languages); NaN where there is none."""
+    """Upper ends of the bars, which begin at chance, as (models, languages); NaN where there is none."""
     axes = figure.axes[0]
     heights = np.full((len(axes.containers), len(axes.get_xticks())), np.nan)
     for model, bars in enumerate(axes.containers):
         for bar in bars:
-            heights[model, round(bar.get_x() + bar.get_width() / 2)] = bar.get_height()
+            heights[model, round(bar.get_x() + bar.get_width() / 2)] = bar.get_y() + bar.get_height()
     return heights
 
 

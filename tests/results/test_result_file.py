@@ -130,12 +130,19 @@ def test_accuracies_of_changed_inputs_are_dropped_when_a_part_is_redone(tmp_path
     assert {source: list(row) for source, row in file.accuracy.items()} == {"en": ["en"]}
 
 
-@pytest.mark.parametrize(("name", "value"), [("weights", "xyz"), ("template", "Q: {input}"), ("dtype", "float16")])
-def test_results_of_other_settings_are_not_added(name: str, value: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("weights", "xyz", "are those of another model"),  # digests say nothing to a reader
+        ("template", "Q: {input}", "now 'Q: {input}'"),
+        ("dtype", "float16", "now 'float16'"),
+    ],
+)
+def test_results_of_other_settings_are_not_added(name: str, value: str, said: str, tmp_path: Path) -> None:
     add(tmp_path, "en")
     before = (tmp_path / "tiny/morality/reader_dict.pt").read_bytes()
     with pytest.raises(
-        UserError, match=rf"reader_dict\.pt was made with other settings \({name} .*{value}.*--overwrite"
+        UserError, match=rf"reader_dict\.pt was made with other settings \({name} .*{said}.*--overwrite"
     ):
         add(tmp_path, "fr", meta={name: value})
     assert (tmp_path / "tiny/morality/reader_dict.pt").read_bytes() == before

@@ -555,3 +555,16 @@ def test_a_hostile_download_runs_nothing(export_script: Callable[..., Ended], tm
     assert ended.status == 2
     assert "is refused" in ended.err
     assert not (tmp_path / "ran").exists()
+
+
+def test_export_says_which_scale_is_strength_1(script: Script, model_folders: dict[str, Path], tmp_path: Path) -> None:
+    write_data(tmp_path / "data", "morality", "en")
+    options = ["--model-path", model_folders["llama"], "--res-dir", tmp_path / "res"]
+    assert script("collect_vector", *options, "--data-dir", tmp_path / "data").status == 0
+    ended = script("repe.tools.export", *options, "--format", "safetensors", "gguf", "--out-dir", tmp_path / "out")
+    directions = ConceptVectors.load(tmp_path / "res/tiny-llama/morality", "en").directions[:, 0]
+    lengths = [float(f"{length:.4g}") for length in np.linalg.norm(directions.astype(float), axis=-1)]
+    with safe_open(tmp_path / "out/tiny-llama_morality_en.safetensors", "numpy") as file:
+        assert json.loads(file.metadata()["class_distance"]) == lengths
+    # Of three layers, the second is at a relative depth of a third, in the range that control steers.
+    assert f"a scale of {lengths[1]:.3g} " in ended.out

@@ -58,6 +58,28 @@ CAPTIONS = {
     "accuracy of the target's own vectors. Blue (0 or more): the source's vectors transfer. Red (below 0): they are "
     "less accurate. All panels share one scale, linear up to 0.01 and logarithmic beyond.",
 }
+SELECTED = "As above, for layers that were not chosen on the test set (--layer-select)."
+# Figures that also exist for other choices of layers.
+TITLES = {
+    FIGURE2: "Figure 2: recognition accuracy",
+    **dict.fromkeys(SIMILARITY, "Similarity between languages"),
+    **dict.fromkeys(TRANSFER, "Transfer between languages"),
+}
+OTHERS = {
+    "recognition_intervals": (
+        "Intervals of recognition accuracy",
+        "95 % bootstrap intervals over test items; `all` is the mean over concepts or languages.",
+    ),
+    "one_way_transfer": (
+        "One-way transfer",
+        "Mean of accuracy minus the target's own, from high- to low-resource languages, in the other direction, and "
+        "the difference, with 95 % bootstrap intervals. Empty where the high-resource languages are not known.",
+    ),
+    "linguistic_distances": (
+        "Linguistic distances",
+        "URIEL distances behind Table 1: recorded for the paper's languages, computed from lang2vec for others.",
+    ),
+}
 Frames = Mapping[str, pd.DataFrame]
 
 
@@ -183,9 +205,19 @@ def other_files(frames: Frames, out_dir: Path) -> list[Item]:
     by_model = (f"{FLOORS}_", f"{BY_LAYER}_")
     stems = (path.stem for path in entries(out_dir, "*.png"))
     names = sorted(stem for stem in stems if stem not in arranged and not stem.startswith(by_model))
-    other = [Item(f"{name}.png", "Another figure in this folder.", images(out_dir, name)) for name in names]
+    other = [Item(*_title(name, "figure"), images(out_dir, name)) for name in names]
     return other + [
-        Item(f"{name}.csv", "Another table in this folder.", tables={name: frame})
+        Item(*_title(name, "table"), tables={f"{name}.csv": frame})
         for name, frame in frames.items()
         if name not in arranged
     ]
+
+
+def _title(name: str, kind: str) -> tuple[str, str]:
+    """Title and caption of a figure or table that the page does not arrange."""
+    if name in OTHERS:
+        return OTHERS[name]
+    for known, title in TITLES.items():
+        if selection := name.removeprefix(known).strip("_") if name.startswith(known) else "":
+            return f"{title}, layers by {selection}", CAPTIONS.get(known, "") or SELECTED
+    return name.replace("_", " "), f"A {kind} in this folder that is not from the paper."

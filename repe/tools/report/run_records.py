@@ -15,7 +15,7 @@ HASH = 12  # digits shown of a SHA-256
 CONTENTS = {"reader_dict": "vectors", "acc": "accuracies"}
 SHOWN = (
     *("source", "revision", "weights", "family", "template", "special_tokens", "truncate", "dtype", "split"),
-    *("split_by", "method", "random_direction", "seed", "versions"),
+    *("split_by", "folds", "method", "random_direction", "seed", "versions"),
 )
 DOWNLOAD = "released download (.pk), which does not record its settings"
 NO_FILES = "no result files in the results folder"
@@ -62,7 +62,8 @@ def _texts(known: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
             value = [f"{key} {item}" for key, item in value.items()]
         text = ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
         text.encode()  # refuses half a surrogate pair, which the page cannot hold
-        texts[name.replace("_", " ")] = text[:HASH] if name in ("weights", "prompts") else text
+        label = "SHA-256 of the prompts file" if name == "prompts" else name.replace("_", " ")
+        texts[label] = text[:HASH] if name in ("weights", "prompts") else text
     return {name: text for name, text in texts.items() if text}
 
 
