@@ -189,6 +189,7 @@ def write_accuracies(
     model: str = "tiny",
     concept: str = "morality",
     kind: Kind = Kind(),  # noqa: B008
+    items: dict[str, list[str]] | None = None,
 ) -> AccuracyFile:
     """An `acc.pt` of made-up outcomes.
 
@@ -196,6 +197,7 @@ def write_accuracies(
         correct: by source and target, (layers, pairs) of 0 and 1.
         keys: of the pairs, by target.
         validation: by source and target, (layers,).
+        items: of the pairs, by target; each pair is an item of its own if not given.
     """
     outcomes = {s: {t: torch.tensor(row, dtype=torch.uint8) for t, row in row.items()} for s, row in correct.items()}
     rows = {
@@ -203,6 +205,7 @@ def write_accuracies(
         "correct": outcomes,
         "test_pairs": {target: len(names) for target, names in keys.items()},
         "test_keys": keys,
+        "test_items": items or keys,
         "validation": {
             s: {t: torch.tensor(cell, dtype=torch.float64) for t, cell in row.items()}
             for s, row in (validation or {}).items()

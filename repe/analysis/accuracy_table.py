@@ -12,8 +12,8 @@ import pandas as pd
 from repe.analysis.layer_selection import PAPER, Selection
 from repe.errors import UserError
 from repe.results.accuracy_file import AccuracyFile
-from repe.uncertainty.bootstrap import ALL, accuracy_draws, bounds, outcomes
-from repe.uncertainty.intervals import wilson
+from repe.uncertainty.bootstrap import ALL, accuracy_draws, bounds
+from repe.uncertainty.intervals import effective_items, wilson
 from repe.uncertainty.permutation import better_than, holm
 
 KEYS = ["concept", "model", "language"]
@@ -58,10 +58,11 @@ def interval_of(
     """
     if language not in file.content["correct"].get(language, {}):
         return np.nan, np.nan, None, None
-    found = outcomes(file, [(language, language)], selection)
-    right, present = found.correct[:, 0].astype(float), found.present[:, 0].astype(float)
-    low, high = wilson((right / present).sum(), len(present))
-    return float(low), float(high), len(present), int(present.sum())
+    correct = file.cell("correct", language, language)[selection.accuracy_layer(file, language, language)]
+    items = file.test_items(language)
+    worth = effective_items(correct, items)
+    low, high = wilson(correct.mean() * worth, worth)
+    return float(low), float(high), len(set(items)), len(items)
 
 
 def with_averages(table: pd.DataFrame) -> pd.DataFrame:

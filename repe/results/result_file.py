@@ -140,7 +140,10 @@ class ResultFile:
         if "model" in meta and "split" in meta:
             split = "" if meta["split"] == TRAIN_SHARE else f"-{meta['split']}"
             by = setting(meta, "split_by")
-            meta = meta | {"folder": f"{meta['model']}{split}{'' if by == 'pair' else f'-{by}'}"}
+            suffix = f"{split}{'' if by == 'pair' else f'-{by}'}"
+            if meta.get("folds"):
+                suffix = f"-folds{meta['folds']}"
+            meta = meta | {"folder": f"{meta['model']}{suffix}"}
             known["folder"] = folder
         for name, expected in known.items():
             if meta.get(name, expected) != expected:
