@@ -158,9 +158,11 @@ def test_steered_texts_are_not_packed(model_folders: dict[str, Path]) -> None:
     from repe.control.steering import steered
 
     model = load(model_folders["llama"], TEMPLATE)
+    plain = last_token_states(model, TEXTS)
+    assert model.layout == PACKED
     steps = {1: torch.full((model.hidden_size,), 0.5)}
     with steered(model.trunk, model.blocks, steps, scope="last"):
         together = last_token_states(model, TEXTS)
         single = last_token_states(model, TEXTS, batch_size=1)
     torch.testing.assert_close(together, single, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(together[0], last_token_states(model, TEXTS)[0])
+    assert not torch.allclose(together[0], plain[0])
