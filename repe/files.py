@@ -97,7 +97,7 @@ def open_regular(path: Path) -> BinaryIO:
     number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(number).st_mode):
         os.close(number)
-        raise UserError(f"{path} is not a regular file: replace it with one")
+        raise UserError(f"{path} cannot be read (not a regular file): replace it with one")
     return os.fdopen(number, "rb")
 
 
