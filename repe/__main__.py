@@ -13,6 +13,7 @@ TOOLS = {
     "status": ("repe.tools.status", "list complete, incomplete, stale and damaged result files"),
     "convert": ("repe.tools.convert", "convert released downloads (.pk) to result files (.pt)"),
     "export": ("repe.tools.export", "write concept vectors as safetensors or GGUF files"),
+    "score": ("repe.tools.score", "judge replies from anywhere: refusal, following"),
     "report": ("repe.tools.report", "write one HTML page with all figures and tables"),
 }
 

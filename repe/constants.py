@@ -6,7 +6,9 @@ METHODS = ("cluster_mean", "pca", "random")
 # How hidden states are changed, at which tokens, and what replies are compared (`repe.control`).
 OPERATORS = ("linear_comb", "piecewise_linear", "projection")
 SCOPES = ("all", "prompt", "generated", "last")
-BASELINES = ("none", "concept", "random", "target_vector")
+BASELINES = ("none", "concept", "random", "shuffled", "target_vector", "prompt")
+# Those that need neither another run of stage 1 nor a chat model.
+DEFAULT_BASELINES = ("none", "concept", "random", "target_vector")
 
 # Bootstrap draws and permutations where their number is not given.
 DRAWS, PERMUTATIONS = 2000, 9999

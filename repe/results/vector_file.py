@@ -13,6 +13,9 @@ from repe.results.result_file import Kind, ResultFile, expect
 from repe.results.torch_archive import holds
 from repe.vectors.concept_vectors import ConceptVectors
 
+# Optional values of an entry, float32 (layers,).
+BY_LAYER = ("mean_norm", "class_distance", "midpoint")
+
 
 class VectorFile(ResultFile):
     """`reader_dict.pt`: `languages` {language: directions, signs, train_pairs, ...}."""
@@ -54,8 +57,8 @@ class VectorFile(ResultFile):
             UserError: the file was made with other settings, or cannot be written.
         """
         entry = {**_tensors(vectors), "train_pairs": vectors.train_pairs or 1}
-        if vectors.mean_norm is not None:
-            entry["mean_norm"] = torch.from_numpy(vectors.mean_norm)
+        known = {name: getattr(vectors, name) for name in BY_LAYER}
+        entry |= {name: torch.from_numpy(values) for name, values in known.items() if values is not None}
         if vectors.validation:
             entry |= {f"validation_{name}": value for name, value in _tensors(vectors.validation).items()}
         made_by = dict(meta if meta is not None else {**vectors.meta, "method": vectors.method})
@@ -75,10 +78,13 @@ class VectorFile(ResultFile):
                 expect(bool(torch.isfinite(directions).all()), f"{part}directions of {language} are not finite")
                 expect(bool(directions.any(dim=-1).all()), f"{part}directions of {language}: one is zero")
                 expect(bool((signs.abs() == 1).all()), f"{part}signs of {language} are not 1 or -1")
-            pairs, norm = entry.get("train_pairs", 1), entry.get("mean_norm", torch.zeros(count))
+            pairs = entry.get("train_pairs", 1)
             expect(type(pairs) is int and pairs > 0, f"train_pairs of {language}")
-            expect(holds(norm, torch.float32, (count,)), f"mean_norm of {language}")
-            expect(bool((torch.isfinite(norm) & (norm >= 0)).all()), f"mean_norm of {language} is negative")
+            for name in BY_LAYER:
+                values = entry.get(name, torch.zeros(count))
+                expect(holds(values, torch.float32, (count,)), f"{name} of {language}")
+                expect(bool(torch.isfinite(values).all()), f"{name} of {language} is not finite")
+            expect("mean_norm" not in entry or bool((entry["mean_norm"] >= 0).all()), f"mean_norm of {language}")
 
     def released_tables(self) -> tuple[int, dict[str, Any]]:
         """The download's vectors."""
@@ -115,7 +121,7 @@ def _tensors(vectors: ConceptVectors) -> dict[str, Any]:
 
 
 def _vectors(entry: Mapping[str, Any], method: str, meta: Mapping[str, Any]) -> ConceptVectors:
-    validation, norm = None, entry.get("mean_norm")
+    validation, known = None, {name: entry[name].numpy() for name in BY_LAYER if name in entry}
     if "validation_directions" in entry:
         validation = ConceptVectors(entry["validation_directions"].numpy(), entry["validation_signs"].numpy(), method)
     return ConceptVectors(
@@ -123,7 +129,7 @@ def _vectors(entry: Mapping[str, Any], method: str, meta: Mapping[str, Any]) -> 
         entry["signs"].numpy(),
         method,
         entry.get("train_pairs"),
-        None if norm is None else norm.numpy(),
-        validation,
-        meta,
+        validation=validation,
+        meta=meta,
+        **known,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,11 @@ class ConceptVectors:
     """Vectors fitted on the first four fifths of the training pairs, for accuracy on the last fifth."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """What made the vectors: model, template, split, method and so on."""
+    class_distance: np.ndarray | None = None
+    """float32 (layers,): projection of the positive class mean on the unit vector minus that of the negative one, over
+    the training texts; None in downloads and older files."""
+    midpoint: np.ndarray | None = None
+    """float32 (layers,): projection of the point halfway between the class means on the unit vector."""
 
     @cached_property
     def digest(self) -> str:
@@ -150,7 +155,25 @@ def collect(
     if part := fitted_on(len(pairs)) if validation else 0:
         fitted = reader().fit(states[:, :part], labels[:part])
         held_out = ConceptVectors(*fitted.stacked(), method, part)
-    return ConceptVectors(directions, signs, method, len(pairs), norms, held_out, getattr(model, "record", {}))
+    vectors = ConceptVectors(directions, signs, method, len(pairs), norms, held_out, getattr(model, "record", {}))
+    return replace(vectors, **_class_means(vectors, states, labels))
+
+
+def _class_means(vectors: ConceptVectors, states: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
+    """`class_distance` and `midpoint` of vectors.
+
+    Args:
+        vectors: directions and signs.
+        states: (layers, pairs, 2, hidden).
+        labels: bool (pairs, 2).
+    """
+    labels, means = labels.to(states.device), []
+    for state, unit in zip(states, torch.from_numpy(vectors.unit_vectors), strict=True):
+        projections = state.float() @ unit.to(states.device)
+        means.append([float(projections[side].double().mean()) for side in (labels, ~labels)])
+    positive, negative = np.array(means).T
+    distance, middle = positive - negative, (positive + negative) / 2
+    return {"class_distance": distance.astype(np.float32), "midpoint": middle.astype(np.float32)}
 
 
 def fitted_on(train_pairs: int) -> int:
