@@ -18,6 +18,7 @@ from repe.runs.control_arguments import CONTROL
 
 if TYPE_CHECKING:
     from repe.control.experiment import ControlExperiment
+    from repe.models.model import Model
 
 # Other modules are imported in the functions that use them: they take seconds, and --help does not need them.
 
@@ -30,8 +31,9 @@ def main(args: argparse.Namespace) -> None:
     model = stage.model_source(args)
     experiments = prepare(args, model)
     unread = [one for one in experiments if one.pending() or one.reader.unscored(one.file)]
-    if args.overwrite or unread:
+    if args.tune or args.overwrite or unread:
         loaded = model.load(with_head=True)
+        experiments = [tuned(one, loaded) for one in experiments] if args.tune else experiments
         for experiment in experiments:
             # In the chosen layers, adds the source language's vector to the states of the prompts and the replies.
             experiment.run(loaded, args.batch_size, args.overwrite)
@@ -44,6 +46,20 @@ def main(args: argparse.Namespace) -> None:
         judge_replies(args, experiments)
     for _, of_concept in groupby(experiments, lambda experiment: experiment.concept):
         measure_and_draw([*of_concept])
+
+
+def tuned(experiment: "ControlExperiment", model: "Model") -> "ControlExperiment":
+    """The experiment with layers and strengths chosen on a third of the prompts, on the other prompts."""
+    from repe.control.tuning import Tuner, apply_choice
+    from repe.plots import control_figures
+    from repe.plots.style import save
+    from repe.plots.tables import write_csv
+
+    table = Tuner(experiment, model).choose()
+    print(table[table["effect"].notna()].round(3).to_string(index=False))
+    written = write_csv(table, experiment.folder, "tune")
+    options.print_written(written + save(control_figures.trade_off(table), experiment.folder, "figure_tune"))
+    return apply_choice(experiment, table)
 
 
 def measure_and_draw(experiments: "list[ControlExperiment]") -> None:

@@ -174,6 +174,16 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], decoding: Decoding,
     return [reply[: next((place for place, id in enumerate(reply) if id in ends), len(reply))] for reply in replies]
 
 
+@torch.inference_mode()
+def next_token_log_probabilities(model: Model, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Log probabilities of the first token of replies to a batch of prompts, float32 (prompts, vocabulary)."""
+    ids, mask = _padded_left(prompts, model)
+    config = Decoding(max_new_tokens=1).config(model)
+    config.update(output_logits=True, return_dict_in_generate=True)
+    output = model.lm.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    return output.logits[0].float().log_softmax(dim=-1)  # type: ignore[no-any-return]
+
+
 class _Finite(transformers.LogitsProcessor):
     """Raises an error for logits that are not finite, which would be decoded as the first token of the vocabulary."""
 

@@ -40,6 +40,7 @@ class ReplyFile:
     def __init__(self, folder: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> None:
         self.folder = folder
         self.settings = settings
+        self.prompts = prompts
         self.places = {(prompt.lang, prompt.id): place for place, prompt in enumerate(prompts)}
         self.path = folder / "generations.jsonl"
         self.settings_path = folder / "settings.json"

@@ -1,5 +1,6 @@
 """Figures of control (Section 5): measures against strength, and the largest effect of each source language."""
 
+from itertools import cycle
 from typing import Any
 
 import pandas as pd
@@ -8,7 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from repe.plots.heat_maps import Colouring, heat_maps
-from repe.plots.style import HUES, PAGE_WIDTH, TEXT, in_print_style, near_square, new_figure
+from repe.plots.style import COLUMN_WIDTH, HUES, PAGE_WIDTH, SMALL, TEXT, in_print_style, near_square, new_figure
 
 # Lines in drawing order: baseline, harmful prompts or not, label, colour, dashes.
 _LINES: tuple[tuple[str, bool, str, str, Any], ...] = (
@@ -121,3 +122,26 @@ def effect_heat_map(effects: pd.DataFrame) -> Figure:
     )
     colouring = Colouring(Normalize(-1, 1), "RdBu", "Change in refusal rate")
     return heat_maps({"Harmful prompts": square}, colouring, "Target", "Source")
+
+
+@in_print_style
+def trade_off(table: pd.DataFrame) -> Figure:
+    """Effect against damage: a point for each setting that was tried, the chosen one in a circle.
+
+    Args:
+        table: of `repe.control.tuning.Tuner.choose`.
+    """
+    figure = new_figure(COLUMN_WIDTH, 2.4)
+    axes = figure.subplots()
+    for (layers, rows), colour in zip(
+        table.dropna(subset="effect").groupby("layers", sort=False), cycle(HUES), strict=False
+    ):
+        axes.plot(rows["kl"], rows["effect"], ".", color=colour, label=f"layers {layers}")
+        for row in rows.itertuples():
+            axes.annotate(f"{row.strength:g}", (row.kl, row.effect), (2, 2), textcoords="offset points", fontsize=SMALL)
+    chosen = table[table["chosen"]]
+    axes.plot(chosen["kl"], chosen["effect"], "o", ms=8, fillstyle="none", color="black", label="chosen")
+    axes.set_xlabel("Damage: KL divergence (nats)")
+    axes.set_ylabel("Effect (class distances)")
+    figure.legend(loc="outside upper center", ncols=3, borderpad=0.1)
+    return figure

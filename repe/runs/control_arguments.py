@@ -108,6 +108,10 @@ CONTROL = {
             "metavar": "N",
             "help": "number of random directions (default: 3)",
         },
+        "--tune": {
+            "action": "store_true",
+            "help": "choose layers and strengths on a third of the prompts, and run the others with them",
+        },
         "--max-new-tokens": {
             "type": positive_integer,
             "default": 64,
