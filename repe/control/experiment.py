@@ -76,10 +76,10 @@ class ControlExperiment:
             drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
             directions = torch.nn.functional.normalize(drawn)[:, None]
         else:
-            own = [self.vectors[language] for language in languages]
-            chosen = {"target_vector": own, "shuffled": [self.shuffled]}.get(
-                condition.baseline, [self.vectors[self.source]]
-            )
+            chosen = {
+                "target_vector": [self.vectors.get(language) for language in languages],
+                "shuffled": [self.shuffled],
+            }.get(condition.baseline, [self.vectors[self.source]])
             directions = torch.stack([torch.from_numpy(one.unit_vectors) for one in chosen if one], dim=1)
         steps = directions[self._rows] * (condition.strength * self._lengths)[:, None, None]
         return dict(zip(self.settings.layers, steps, strict=True))

@@ -2,9 +2,9 @@
 
 Each setting is a range of layers and a strength, tried with both signs on a third of the prompts. Damage is measured
 against the unsteered model: the KL divergence of the next token's distribution on harmless prompts, as in heretic
-(github.com/p-e-w/heretic), and perplexity and repetition of the replies. The effect is the difference of the mean concept
-scores of replies between the two signs. Replies are generated only for settings whose divergence is within the budget,
-and of these only for the strongest two of each range.
+(github.com/p-e-w/heretic), and perplexity and repetition of the replies. The effect is the difference of the mean
+concept scores of replies between the two signs. Replies are generated only for settings whose divergence is within the
+budget, and of these only for the strongest two of each range.
 """
 
 import hashlib

@@ -35,28 +35,20 @@ def test_the_class_means_of_the_training_texts_score_one_half(method: str, model
         assert scores.std() > 0
 
 
+@torch.inference_mode()
 def test_a_score_is_the_mean_position_in_the_hidden_states_of_transformers(model: Model) -> None:
-    vectors = collect(model, PAIRS)
+    def reference(text: str) -> list[torch.Tensor]:
+        ids = torch.tensor([model.tokenizer(text)["input_ids"]])
+        return [state[0, -1] for state in model.trunk(ids, output_hidden_states=True).hidden_states]
+
     text = "some other reply"
-    ids = torch.tensor([model.tokenizer(text)["input_ids"]])
-    states = model.trunk(ids, output_hidden_states=True).hidden_states[1:]
+    sides = [[reference(pair[side]) for pair in PAIRS] for side in (0, 1)]
     found = []
     for layer in middle_layers(model.layers):
-        sides = [
-            torch.stack(
-                [
-                    model.trunk(
-                        torch.tensor([model.tokenizer(pair[side])["input_ids"]]), output_hidden_states=True
-                    ).hidden_states[layer][0, -1]
-                    for pair in PAIRS
-                ]
-            ).mean(0)  # fmt: skip
-            for side in (0, 1)
-        ]
-        gap = sides[0] - sides[1]
-        position = (states[layer - 1][0, -1] - (sides[0] + sides[1]) / 2) @ gap / gap.norm() ** 2
-        found.append(float(position))
-    assert concept_scores(model.states([text]), vectors)[0] == pytest.approx(np.mean(found), abs=1e-4)
+        positive, negative = (torch.stack([states[layer] for states in side]).mean(0) for side in sides)
+        gap = positive - negative
+        found.append(float((reference(text)[layer] - (positive + negative) / 2) @ gap / gap.norm() ** 2))
+    assert concept_scores(model.states([text]), collect(model, PAIRS))[0] == pytest.approx(np.mean(found), abs=1e-4)
 
 
 def test_the_class_distance_is_the_length_of_the_difference_of_means(model: Model) -> None:
