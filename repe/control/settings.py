@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from repe.constants import DEFAULT_BASELINES
+from repe.constants import DEFAULT_BASELINES, STRENGTHS
 from repe.control.generation import Decoding
 
 
@@ -26,7 +26,7 @@ class ControlSettings:
 
     layers: Sequence[int]
     """Layer numbers, see `repe.control.steering.parse_layers`."""
-    strengths: Sequence[float] = (-1.0, -0.5, 0.0, 0.5, 1.0)
+    strengths: Sequence[float] = STRENGTHS
     strength_unit: str = "class"
     """Length of a strength of 1: `class`, `hidden` or `raw`, see `repe.control.steering.step_lengths`."""
     operator: str = "linear_comb"

@@ -36,7 +36,7 @@ from repe.data import item_position
 from repe.errors import UserError
 from repe.models.model import Model
 
-RANGES = ("0.2:0.5", "0.3:0.6", "0.4:0.7", "0.3:0.45", "0.45:0.6")
+RANGES = ("0.2:0.35", "0.25:0.45", "0.3:0.6", "0.4:0.6", "0.5:0.7")
 # Multiples of the strength unit.
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 TRIED_PER_RANGE = 2

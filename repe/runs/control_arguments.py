@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from repe.constants import BASELINES, DEFAULT_BASELINES, OPERATORS, SCOPES
+from repe.constants import BASELINES, DEFAULT_BASELINES, LAYERS, OPERATORS, SCOPES, STRENGTHS
 from repe.runs.arguments import NAMES, finite_number, positive_integer
 
 PROMPT_FIELDS = ("id", "lang", "prompt", "harmful")
@@ -58,15 +58,15 @@ CONTROL = {
     },
     "steering and generation": {
         "--layers": {
-            "default": "0.3:0.6",
+            "default": LAYERS,
             "metavar": "N,...|A:B",
-            "help": "layer numbers, e.g. 18,19,20, or relative depths (default: 0.3:0.6)",
+            "help": f"layer numbers, e.g. 18,19,20, or relative depths (default: {LAYERS})",
         },
         "--strength": {
             "type": numbers,
-            "default": "-1,-0.5,0,0.5,1",
+            "default": ",".join(f"{strength:g}" for strength in STRENGTHS),
             "metavar": "S,...",
-            "help": "strengths to compare (default: -1,-0.5,0,0.5,1)",
+            "help": f"strengths to compare (default: {','.join(f'{strength:g}' for strength in STRENGTHS)})",
         },
         "--strength-unit": {
             "choices": ("class", "hidden", "raw"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from repe.constants import LAYERS
 from repe.data import Pairs, as_pairs, train_size
 from repe.errors import UserError
 from repe.paper import TRAIN_SHARE
@@ -76,7 +77,7 @@ class ConceptVectors:
             )
 
     def apply(
-        self, model: Model, layers: str | Sequence[int] = "0.3:0.6", strength: float = 1.0, **settings: Any
+        self, model: Model, layers: str | Sequence[int] = LAYERS, strength: float = 1.0, **settings: Any
     ) -> AbstractContextManager[None]:
         """Steer `model` while the context is open (Section 5), with the defaults of control_generation.py.
 

@@ -271,10 +271,13 @@ def test_replies_are_scored_by_the_model_and_by_a_judge(control: Run, script: Ru
 def test_tuning_runs_the_rest_of_the_prompts_with_the_choice(
     control: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("repe.control.tuning.STRENGTHS", (0.5, 1.0))
+    monkeypatch.setattr("repe.control.tuning.RANGES", ("0:0.2", "0.3:0.6", "0:0.6"))
+    monkeypatch.setattr("repe.control.tuning.STRENGTHS", (2.0, 8.0))
     monkeypatch.setattr("repe.control.tuning.KL", 50.0)
     monkeypatch.setattr("repe.control.tuning.PERPLEXITY", 1e9)
     monkeypatch.setattr("repe.control.tuning.REPETITION", 1.0)
+    # The tiny model's random weights answer the wrong way.
+    monkeypatch.setattr("repe.control.tuning.concept_scores", lambda *given: -concept_scores(*given))
     path = tmp_path / "many.jsonl"
     rows = [{"id": f"p{number}", "lang": "en", "prompt": f"en help {number}"} for number in range(12)]
     path.write_text("\n".join(map(json.dumps, rows)))
