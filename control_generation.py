@@ -2,11 +2,12 @@
 """Stage 5: steer replies in many languages with the concept vector of one language (Section 5 of arXiv 2402.18120).
 
   python control_generation.py --model-name llama2-chat --model-size 7B --concept harmfulness \\
-      --source-lang en --target-lang en fr zh --prompts prompts.jsonl --layers 0.3:0.6 --strength=-1,-0.5,0,0.5,1
+      --source-lang en --target-lang en fr zh --prompts prompts.jsonl
 
 Reads the vectors of stage 1 and the prompts. Writes to <res-dir>/<model>/<concept>/control/<source>/ the replies
-(generations.jsonl), refusal and other rates (control.csv) and figure_control; for several sources also
-control_sources.csv and figure_control_sources, one folder up. The paper publishes no settings; these are our own.
+(generations.jsonl), refusal rates, concept scores and other measures (control.csv), and figures; other settings go to
+folders in it. For several sources also control_sources.csv and figure_control_sources, one folder up. --tune chooses
+layers and strengths for a model. The paper publishes no settings; these are our own (docs/control.md).
 """
 
 import argparse

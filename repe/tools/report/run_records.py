@@ -92,7 +92,12 @@ def control(res_dir: Path, models: Sequence[str]) -> list[Item]:
     folders = [
         folder for model in models if is_plain_name(model) for folder in sorted((res_dir / model).glob("*/control"))
     ]
-    items = [_source_item(source) for folder in folders for source in sorted(folder.glob("*/"))]
+    # Replies with the first settings are in the source's folder, others in folders below it.
+    items = [
+        _source_item(path, path.relative_to(folder).parts)
+        for folder in folders
+        for path in sorted([*folder.glob("*/"), *folder.glob("*/*/")])
+    ]
     caption = "Largest change of the refusal rate on harmful prompts, by source (rows) and target (columns)."
     for folder in folders:
         title = f"{folder.parent.parent.name}, {folder.parent.name}: comparison of sources"
@@ -104,12 +109,13 @@ def _tables(folder: Path) -> dict[str, pd.DataFrame]:
     return {path.name: read_table(path) for path in sorted(folder.glob("*.csv"))}
 
 
-def _source_item(folder: Path) -> Item:
-    """The figure, rates and example replies in the folder of a source language."""
-    model, concept, source = folder.parts[-4], folder.parts[-3], folder.name
+def _source_item(folder: Path, names: tuple[str, ...]) -> Item:
+    """The figures, measures and example replies in the folder of a source language and, in a second part, settings."""
+    model, concept = folder.parts[-3 - len(names) : -1 - len(names)]
+    source = names[0]
     tables, facts = _tables(folder), {}
     if (path := folder / "generations.jsonl").exists():
-        tables["Example replies"] = read(path, _examples)
+        tables["Example replies"] = read(path, lambda path: _examples(path, source))
     if (path := folder / "settings.json").exists():
         facts = read(path, lambda path: _texts(json.loads(path.read_text(encoding="utf-8")), STEERING))
     caption = (
@@ -118,18 +124,19 @@ def _source_item(folder: Path) -> Item:
         "concept has an effect where its line differs from that of random directions. The example replies are the "
         "first of each condition, without selection."
     )
-    return Item(f"{model}, {concept}, source {source}", caption, images(folder, "figure_control"), tables, facts=facts)
+    title = ", ".join([model, concept, f"source {source}", *names[1:]])
+    drawn = images(folder, "figure_control", "figure_control_score", "figure_tune")
+    return Item(title, caption, drawn, tables, facts=facts)
 
 
-def _examples(path: Path) -> pd.DataFrame:
+def _examples(path: Path, source: str) -> pd.DataFrame:
     """Replies to the first harmful and harmless prompt of some languages, at -max, 0 and +max strength."""
     rows = pd.read_json(path, lines=True, dtype=False)
     rows = rows[rows["baseline"].isin(["none", "concept"])].rename(columns={"lang": "language"})
-    rows["request"] = rows["harmful"].map({True: "harmful", False: "harmless"})
+    rows["request"] = rows["harmful"].map({True: "harmful", False: "harmless"}).fillna("")
     ends = rows["strength"].isin([rows["strength"].min(), 0, rows["strength"].max()])
     prompt = ["language", "request"]
     first = rows["id"] == rows.groupby(prompt)["id"].transform("first")
-    source = path.parent.name
     languages = sorted(rows["language"].unique(), key=lambda language: language != source)[:EXAMPLE_LANGUAGES]
     rows["language"] = pd.Categorical(rows["language"], languages)
     shown = rows[ends & first].dropna(subset="language").drop_duplicates([*prompt, "strength"])
