@@ -149,8 +149,8 @@ def model_hint(record: Mapping[str, str], path: str | None = None, revision: str
     if row and row.family in MODEL_TYPES:
         return MODEL_TYPES[row.family]
     raise UserError(
-        f"--format gguf or lm-eval needs the architecture of {record['model']}, which is not known: give the model_type "
-        "in its config.json with --model-hint, or the model folder with --model-path"
+        f"--format gguf or lm-eval needs the architecture of {record['model']}, which is not known: give the "
+        "model_type in its config.json with --model-hint, or the model folder with --model-path"
     )
 
 
