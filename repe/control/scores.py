@@ -59,20 +59,21 @@ class Reader:
         return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
     def unscored(self, file: ReplyFile) -> list[list[Row]]:
-        """The replies of each condition that has replies without scores, or with scores of other vectors."""
+        """The replies of each condition and language with replies without scores, or with scores of other vectors."""
         if not self.vectors:
             return []
         stale = file.readers.get(self.name) != self.digest
         conditions: dict[object, list[Row]] = {}
-        for (baseline, strength, draw, *_), row in file.rows.items():
-            conditions.setdefault((baseline, strength, draw), []).append(row)
+        for (*condition, _), row in file.rows.items():
+            conditions.setdefault(tuple(condition), []).append(row)
         missing = [stale or any(self.name not in row.get("scores", {}) for row in rows) for rows in conditions.values()]
         return [rows for rows, is_missing in zip(conditions.values(), missing, strict=True) if is_missing]
 
     def score(self, model: Model, file: ReplyFile) -> None:
         """Add the scores that are missing to the file's rows: `scores` {reader: {concept: score}}.
 
-        A condition is scored whole, so that a resumed run gives the same numbers. An empty reply has no scores.
+        A condition is scored whole, one language at a time, so that the numbers do not depend on how a run was stopped
+        or extended. An empty reply has no scores.
 
         Raises:
             UserError: what `Model.states` raises; the vectors belong to another model.
@@ -80,29 +81,23 @@ class Reader:
         for row in self.vectors.values():
             for language, vectors in row.items():
                 vectors.check_fit(language, model.layers, model.hidden_size)
-        for rows in tqdm(self.unscored(file), desc=f"{self.name} reads the replies", unit="condition"):
+        for rows in tqdm(self.unscored(file), desc=f"{self.name} reads the replies", unit="set"):
             texts = list(dict.fromkeys(row["reply"] for row in rows if row["reply"].strip()))
-            found = self._of_texts(model, texts, {row["lang"] for row in rows}) if texts else {}
+            found = self._of_texts(model, texts, rows[0]["lang"]) if texts else {}
             scored = []
             for row in rows:
-                own = {
-                    concept: round(values[row["reply"]], 6)
-                    for (concept, language), values in found.items()
-                    if language == row["lang"] and np.isfinite(values.get(row["reply"], np.nan))
-                }
+                values = {concept: by_text.get(row["reply"], np.nan) for concept, by_text in found.items()}
+                own = {concept: round(value, 6) for concept, value in values.items() if np.isfinite(value)}
                 scored.append(row | {"scores": row.get("scores", {}) | {self.name: own}})
             file.add(scored)
         if file.readers.get(self.name) != self.digest:
             file.add([], readers={self.name: self.digest})
 
-    def _of_texts(
-        self, model: Model, texts: Sequence[str], languages: set[str]
-    ) -> dict[tuple[str, str], dict[str, float]]:
-        """Scores by concept and language, then text."""
+    def _of_texts(self, model: Model, texts: Sequence[str], language: str) -> dict[str, dict[str, float]]:
+        """Scores of texts in a language, by concept and text."""
         states = model.states(texts)
         return {
-            (concept, language): dict(zip(texts, concept_scores(states, vectors).tolist(), strict=True))
+            concept: dict(zip(texts, concept_scores(states, row[language]).tolist(), strict=True))
             for concept, row in self.vectors.items()
-            for language, vectors in row.items()
-            if language in languages
+            if language in row
         }
