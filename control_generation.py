@@ -2,11 +2,12 @@
 """Stage 5: steer replies in many languages with the concept vector of one language (Section 5 of arXiv 2402.18120).
 
   python control_generation.py --model-name llama2-chat --model-size 7B --concept harmfulness \\
-      --source-lang en --target-lang en fr zh --prompts prompts.jsonl --layers 0.3:0.6 --strength=-1,-0.5,0,0.5,1
+      --source-lang en --target-lang en fr zh --prompts prompts.jsonl
 
 Reads the vectors of stage 1 and the prompts. Writes to <res-dir>/<model>/<concept>/control/<source>/ the replies
-(generations.jsonl), refusal and other rates (control.csv) and figure_control; for several sources also
-control_sources.csv and figure_control_sources, one folder up. The paper publishes no settings; these are our own.
+(generations.jsonl), refusal rates, concept scores and other measures (control.csv), and figures; other settings go to
+folders in it. For several sources also control_sources.csv and figure_control_sources, one folder up. --tune chooses
+layers and strengths for a model. The paper publishes no settings; these are our own (docs/control.md).
 """
 
 import argparse
@@ -18,85 +19,75 @@ from repe.runs.control_arguments import CONTROL
 
 if TYPE_CHECKING:
     from repe.control.experiment import ControlExperiment
-    from repe.models.source import ModelSource
+    from repe.models.model import Model
 
 # Other modules are imported in the functions that use them: they take seconds, and --help does not need them.
 
 
 def main(args: argparse.Namespace) -> None:
     from repe.runs import processes, stage
+    from repe.runs.control_inputs import judge_replies, prepare
 
     processes.require_single("control")
     model = stage.model_source(args)
     experiments = prepare(args, model)
-    if args.overwrite or any(experiment.pending() for experiment in experiments):
+    unread = [one for one in experiments if one.pending() or one.reader.unscored(one.file)]
+    if args.tune or args.overwrite or unread:
         loaded = model.load(with_head=True)
+        experiments = [tuned(one, loaded) for one in experiments] if args.tune else experiments
         for experiment in experiments:
             # In the chosen layers, adds the source language's vector to the states of the prompts and the replies.
             experiment.run(loaded, args.batch_size, args.overwrite)
+            # The unsteered model reads all replies.
+            experiment.reader.score(loaded, experiment.file)
+        del loaded
     else:
         print("nothing to generate: all replies exist (use --overwrite to generate them again)")
+    if args.judge:
+        judge_replies(args, experiments)
     for _, of_concept in groupby(experiments, lambda experiment: experiment.concept):
         measure_and_draw([*of_concept])
 
 
-def prepare(args: argparse.Namespace, model: "ModelSource") -> "list[ControlExperiment]":
-    """An experiment for each concept and source language, checked before the model is loaded."""
-    from repe.control.experiment import ControlExperiment
-    from repe.control.generation import Decoding
-    from repe.control.prompts import read_prompts
-    from repe.control.reply_file import ReplyFile
-    from repe.control.settings import ControlSettings
-    from repe.control.steering import parse_layers
-    from repe.results.result_file import SETTINGS
-    from repe.results.vector_file import VectorFile
-    from repe.runs import stage
+def tuned(experiment: "ControlExperiment", model: "Model") -> "ControlExperiment":
+    """The experiment with layers and strengths chosen on a third of the prompts, on the other prompts."""
+    from repe.control.tuning import Tuner, apply_choice
+    from repe.plots import control_figures
+    from repe.plots.style import save
+    from repe.plots.tables import write_csv
 
-    prompt_file = read_prompts(args.prompts)
-    prompts = prompt_file.of(args.target_lang or args.lang)
-    compared = list(dict.fromkeys(prompt.lang for prompt in prompts)) if "target_vector" in args.baseline else []
-    decoding = Decoding(args.max_new_tokens, args.temperature, args.top_p, args.num_beams, args.seed)
-    steering = (args.strength, args.strength_unit, args.operator, args.scope, args.baseline, args.random_draws)
-    meta = stage.settings(args, model)
-    experiments = []
-    for concept, file in stage.result_files(args, model.label, args.concept or ["harmfulness"], VectorFile).items():
-        vectors = file.of(list(dict.fromkeys([*args.source_lang, *compared])))
-        file.check_settings(meta, "use these, or collect the vectors again with collect_vector.py --overwrite")
-        layers = parse_layers(args.layers, len(vectors[args.source_lang[0]].directions))
-        settings = ControlSettings(layers, *steering, decoding)
-        for source in args.source_lang:
-            record = {
-                **{name: meta[name] for name in SETTINGS if name in meta},
-                "prompts": prompt_file.sha256,
-                "vectors": {language: vectors[language].digest for language in (source, *compared)},
-                **settings.record(),
-            }
-            replies = ReplyFile(file.path.parent / "control" / source, record, prompt_file.prompts)
-            experiments.append(ControlExperiment(concept, source, vectors, prompts, settings, replies))
-            if not args.overwrite:
-                replies.check_settings()
-    return experiments
+    table = Tuner(experiment, model).choose()
+    print(table[table["effect"].notna()].round(3).to_string(index=False))
+    written = write_csv(table, experiment.folder, "tune")
+    options.print_written(written + save(control_figures.trade_off(table), experiment.folder, "figure_tune"))
+    return apply_choice(experiment, table)
 
 
 def measure_and_draw(experiments: "list[ControlExperiment]") -> None:
     """Tables and figures of one concept: refusal and other rates in each target language, for each source."""
-    from repe.control.measures import largest_effects, measure
+    from repe.control.measures import compared_settings, largest_effects, measure, side_effects
     from repe.plots import control_figures
     from repe.plots.style import save
     from repe.plots.tables import write_csv
 
     measures = {}
     for experiment in experiments:
-        folder = experiment.file.folder
-        measures[experiment.source] = table = measure([*experiment.file.rows.values()])
-        figure = control_figures.refusal_panels(table, experiment.source)
-        written = write_csv(table, folder, "control") + save(figure, folder, "figure_control")
+        folder, rows = experiment.file.folder, [*experiment.file.rows.values()]
+        measures[experiment.source] = table = measure(rows, experiment.concept)
+        written = write_csv(table, folder, "control")
+        if len(other := side_effects(rows)):
+            written += write_csv(other, folder, "control_side_effects")
+        for name, figure in control_figures.figures(table, experiment.source).items():
+            written += save(figure, folder, name)
+        if experiment.folder != folder or any(experiment.folder.glob("*/control.csv")):
+            written += write_csv(compared_settings(experiment.folder), experiment.folder, "control_settings")
         options.print_written([experiment.file.path, *written])
     effects = largest_effects(measures)
     if len(measures) > 1 and len(effects):
         figure = control_figures.effect_heat_map(effects)
-        written = write_csv(effects, folder.parent, "control_sources")
-        options.print_written(written + save(figure, folder.parent, "figure_control_sources"))
+        top = experiments[0].folder.parent
+        written = write_csv(effects, top, "control_sources")
+        options.print_written(written + save(figure, top, "figure_control_sources"))
 
 
 def parser() -> options.Parser:

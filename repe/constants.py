@@ -8,8 +8,13 @@ SIMILARITIES, OF_STATES = ("rsa", "angles", "cka", "procrustes"), ("cka", "procr
 
 # How hidden states are changed, at which tokens, and what replies are compared (`repe.control`).
 OPERATORS = ("linear_comb", "piecewise_linear", "projection")
+# Relative depths and strengths that move replies and leave them fluent (measured: docs/control.md).
+LAYERS = "0.25:0.45"
+STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 SCOPES = ("all", "prompt", "generated", "last")
-BASELINES = ("none", "concept", "random", "target_vector")
+BASELINES = ("none", "concept", "random", "shuffled", "target_vector", "prompt")
+# Those that need neither another run of stage 1 nor a chat model.
+DEFAULT_BASELINES = ("none", "concept", "random", "target_vector")
 
 # Bootstrap draws and permutations where their number is not given, and swaps of labels in each null.
 DRAWS, PERMUTATIONS, SWAPS = 2000, 9999, 1000

@@ -8,17 +8,19 @@ are then comparable across layers and models.
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from repe.control.generation import PromptBatch, decode, generate, prompt_batches, reply_losses
+from repe.control.generation import PromptBatch, decode, generate, instructed, prompt_batches, reply_losses
 from repe.control.prompts import Prompt
 from repe.control.replies import repetition
 from repe.control.reply_file import Key, ReplyFile, Row
+from repe.control.scores import OWN, Reader
 from repe.control.settings import Condition, ControlSettings
 from repe.control.steering import steered, step_lengths
 from repe.models.model import Model
@@ -43,6 +45,14 @@ class ControlExperiment:
     prompts: Sequence[Prompt]
     settings: ControlSettings
     file: ReplyFile
+    shuffled: ConceptVectors | None = None
+    """For `shuffled`: vectors of the source language from shuffled labels."""
+    instructions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """For `prompt`: by language, the system instructions of the `positive` and the `negative` side."""
+    reader: Reader = field(default_factory=lambda: Reader(OWN, {}))
+    """The unsteered model's vectors of all concepts, which score the replies."""
+    folder: Path = Path()
+    """`control/<source>`; the file is in it, or in a folder below it."""
 
     def __post_init__(self) -> None:
         self._rows = [layer - 1 for layer in self.settings.layers]
@@ -66,9 +76,11 @@ class ControlExperiment:
             drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
             directions = torch.nn.functional.normalize(drawn)[:, None]
         else:
-            chosen = languages if condition.baseline == "target_vector" else [self.source]
-            units = [torch.from_numpy(self.vectors[language].unit_vectors) for language in chosen]
-            directions = torch.stack(units, dim=1)
+            chosen = {
+                "target_vector": [self.vectors.get(language) for language in languages],
+                "shuffled": [self.shuffled],
+            }.get(condition.baseline, [self.vectors[self.source]])
+            directions = torch.stack([torch.from_numpy(one.unit_vectors) for one in chosen if one], dim=1)
         steps = directions[self._rows] * (condition.strength * self._lengths)[:, None, None]
         return dict(zip(self.settings.layers, steps, strict=True))
 
@@ -91,8 +103,9 @@ class ControlExperiment:
             UserError: the vectors belong to another model, a prompt is too long, logits are not finite, or a batch does
                 not fit into memory.
         """
-        for language, vectors in self.vectors.items():
-            vectors.check_fit(language, model.layers, model.hidden_size)
+        for language, vectors in {**self.vectors, "shuffled": self.shuffled}.items():
+            if vectors:
+                vectors.check_fit(language, model.layers, model.hidden_size)
         batches = prompt_batches(model, self.prompts, self.settings.decoding.max_new_tokens, batch_size)
         if overwrite:
             self.file.clear()
@@ -132,12 +145,19 @@ class ControlExperiment:
 
     def _replies(self, model: Model, condition: Condition, batch: PromptBatch) -> list[Row]:
         languages = [prompt.lang for prompt in batch.prompts]
-        activations = self.activations(condition, languages) if condition.strength else {}
-        width = max(map(len, batch.tokens))
+        tokens, activations = batch.tokens, dict[int, torch.Tensor]()
+        if condition.baseline == "prompt":
+            side = "positive" if condition.strength > 0 else "negative"
+            given = [self.instructions[language][side] for language in languages]
+            tokens = instructed(model, batch.prompts, given, self.settings.decoding.max_new_tokens)
+        elif condition.strength:
+            activations = self.activations(condition, languages)
+        width = max(map(len, tokens))
         # The seed depends on the prompts only, so that all conditions sample with the same random numbers.
         seed = zlib.crc32(" ".join(f"{prompt.lang}/{prompt.id}" for prompt in batch.prompts).encode())
         with steered(model.lm, model.blocks, activations, self.settings.operator, self.settings.scope, width):
-            replies = generate(model, batch.tokens, self.settings.decoding, seed)
+            replies = generate(model, tokens, self.settings.decoding, seed)
+        # Without the instruction: replies of all conditions are compared as replies to the same prompt.
         losses = reply_losses(model, batch.tokens, replies)
         return [
             {

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from repe.control.prompts import Prompt
 from repe.errors import UserError, first_of
 from repe.models.model import Model
+from repe.models.registry import with_system
 from repe.vectors.hidden_states import batches, encode, token_budget
 
 
@@ -88,6 +89,29 @@ def prompt_batches(
     return [PromptBatch([prompts[row] for row in rows], [tokens[row] for row in rows]) for rows in found]
 
 
+def instructed(
+    model: Model, prompts: Sequence[Prompt], instructions: Sequence[str], max_new_tokens: int
+) -> list[list[int]]:
+    """Token ids of prompts, each with a system instruction (see `repe.models.registry.with_system`).
+
+    Raises:
+        UserError: a prompt exceeds the context length together with its instruction and reply.
+    """
+    texts = [
+        with_system(model.template, model.tokenizer, instruction).render(prompt.prompt)
+        for prompt, instruction in zip(prompts, instructions, strict=True)
+    ]
+    tokens: list[list[int]] = model.tokenizer(texts, add_special_tokens=model.template.special_tokens)["input_ids"]
+    limit = model.max_tokens
+    for prompt, ids in zip(prompts, tokens, strict=True):
+        if limit and len(ids) + max_new_tokens > limit:
+            raise UserError(
+                f"the prompt {prompt.lang} {prompt.id} with its system instruction exceeds the context length of "
+                f"{model.label} ({limit} tokens): shorten it or leave prompt out of --baseline"
+            )
+    return tokens
+
+
 def reply_texts(model: Model, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
     """Greedy replies to prompts, in their order.
 
@@ -101,7 +125,7 @@ def reply_texts(model: Model, prompts: Sequence[str], max_new_tokens: int = 64) 
     """
     if model.lm is None:
         raise UserError(f"{model.label} has no vocabulary head and cannot generate text: load a causal language model")
-    numbered = [Prompt(str(number), "prompt", text, False) for number, text in enumerate(prompts)]
+    numbered = [Prompt(str(number), "prompt", text) for number, text in enumerate(prompts)]
     replies: dict[str, str] = {}
     for batch in prompt_batches(model, numbered, max_new_tokens):
         found = generate(model, batch.tokens, Decoding(max_new_tokens))
@@ -148,6 +172,16 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], decoding: Decoding,
             ) from error
     replies = output[:, ids.shape[1] :].tolist()
     return [reply[: next((place for place, id in enumerate(reply) if id in ends), len(reply))] for reply in replies]
+
+
+@torch.inference_mode()
+def next_token_log_probabilities(model: Model, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Log probabilities of the first token of replies to a batch of prompts, float32 (prompts, vocabulary)."""
+    ids, mask = _padded_left(prompts, model)
+    config = Decoding(max_new_tokens=1).config(model)
+    config.update(output_logits=True, return_dict_in_generate=True)
+    output = model.lm.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    return output.logits[0].float().log_softmax(dim=-1)  # type: ignore[no-any-return]
 
 
 class _Finite(transformers.LogitsProcessor):

@@ -1,77 +1,139 @@
 """Measure replies, with confidence intervals: refusal, language, perplexity, repetition and so on (Section 5)."""
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
-from repe.control.replies import UNKNOWN, is_following, is_refusal, language_of
-from repe.control.reply_file import Row
+from repe.control.replies import UNKNOWN, Judgement, judge, language_of
+from repe.control.reply_file import CHOICES, Row
+from repe.control.scores import OWN
+from repe.uncertainty.bootstrap import bounds, weights
 
 RATES = ("refusal_rate", "following_rate", "target_language_rate", "perplexity", "repetition", "empty_rate")
+# Their intervals follow those of RATES.
+FURTHER = ("degenerate_rate", "concept_score")
 GROUP = ["target", "strength", "baseline", "harmful"]
 
 RESAMPLES = 2000
 
 
-def measure(rows: Sequence[Row], seed: int = 1) -> pd.DataFrame:
+def measure(rows: Sequence[Row], concept: str, seed: int = 1) -> pd.DataFrame:
     """Measure replies by target language, strength, baseline, and whether the prompts are harmful.
 
     With several random draws, a prompt's value is the mean over the draws, so that intervals are over prompts.
 
     Args:
         rows: the lines of `generations.jsonl`.
+        concept: the one that steers, for its scores.
         seed: random seed of the bootstrap.
 
     Returns:
-        The columns target, strength, baseline, harmful and prompts (their number). Then the measures:
-        refusal_rate, following_rate, target_language_rate (among replies whose language is known; NaN if none is),
-        perplexity under the unsteered model (of the mean loss), repetition (share of repeated 4-grams) and empty_rate.
-        Then `<measure>_low` and `_high`, a 95 % percentile bootstrap interval over prompts. Then
-        unknown_language_rate and replies (their number). Rates are in 0..1.
+        The columns target, strength, baseline, harmful (NaN where prompts do not say) and prompts (their number). Then
+        the measures: refusal_rate, following_rate, target_language_rate (among replies whose language is known; NaN if
+        none is), perplexity under the unsteered model (of the mean loss), repetition (share of repeated 4-grams),
+        empty_rate. Then `<measure>_low` and `_high`, a 95 % percentile bootstrap interval over prompts. Then
+        unknown_language_rate and replies (their number), degenerate_rate, concept_score (`repe.control.scores`) and
+        `concept_score_<judge>`, each with its interval. Rates are in 0..1.
     """
-    replies = [row["reply"] for row in rows]
-    languages = [language_of(reply) for reply in replies]
-    frame = pd.DataFrame(
+    judges = list(dict.fromkeys(reader for row in rows for reader in row.get("scores", {}) if reader != OWN))
+    frame = _by_reply(rows, concept, judges)
+    further = [*FURTHER, *(f"concept_score_{judge}" for judge in judges)]
+    groups = frame.groupby(GROUP, sort=False, dropna=False)
+    return pd.DataFrame(
+        [dict(zip(GROUP, name, strict=True)) | _summary(group, further, seed) for name, group in groups]
+    )
+
+
+def _by_reply(rows: Sequence[Row], concept: str, judges: Sequence[str]) -> pd.DataFrame:
+    """The measures of each reply; perplexity columns contain losses."""
+    judged = [judge(row["reply"], row["lang"]) for row in rows]
+    languages = [language_of(row["reply"]) for row in rows]
+    return pd.DataFrame(
         {
             **{name: [row[name] for row in rows] for name in ("lang", "strength", "baseline", "harmful", "id")},
-            "refusal_rate": [float(is_refusal(reply)) for reply in replies],
-            "following_rate": [float(is_following(reply)) for reply in replies],
+            "refusal_rate": [float(one is Judgement.REFUSAL) for one in judged],
+            "following_rate": [float(one is Judgement.FOLLOWING) for one in judged],
             "target_language_rate": [
                 np.nan if language == UNKNOWN else float(language == row["lang"])
                 for language, row in zip(languages, rows, strict=True)
             ],
             "perplexity": [np.nan if row["loss"] is None else row["loss"] for row in rows],
             "repetition": [row["repetition"] for row in rows],
-            "empty_rate": [float(not reply.strip()) for reply in replies],
+            "empty_rate": [float(not row["reply"].strip()) for row in rows],
             "unknown_language_rate": [float(language == UNKNOWN) for language in languages],
+            "degenerate_rate": [float(one is Judgement.DEGENERATE) for one in judged],
+            "concept_score": _scores(rows, OWN, concept),
+            **{f"concept_score_{name}": _scores(rows, name, concept) for name in judges},
         }
     ).rename(columns={"lang": "target"})
-    groups = frame.groupby(GROUP, sort=False)
-    return pd.DataFrame([dict(zip(GROUP, name, strict=True)) | _summary(group, seed) for name, group in groups])
 
 
-def _summary(group: pd.DataFrame, seed: int) -> dict[str, float]:
+def _scores(rows: Sequence[Row], reader: str, concept: str) -> list[float]:
+    """The score of each reply; NaN where it has none."""
+    return [row.get("scores", {}).get(reader, {}).get(concept, np.nan) for row in rows]
+
+
+def _summary(group: pd.DataFrame, further: Sequence[str], seed: int) -> dict[str, float]:
     """The measures of replies to the same kind of prompts under the same condition."""
-    by_prompt = group.groupby("id", sort=False)[[*RATES, "unknown_language_rate"]].mean()
+    by_prompt = group.groupby("id", sort=False)[[*RATES, "unknown_language_rate", *further]].mean()
     means = by_prompt.mean()
     shown = {rate: means[rate] for rate in RATES}
     for rate in RATES:
         shown[f"{rate}_low"], shown[f"{rate}_high"] = _interval(by_prompt[rate].dropna().to_numpy(float), seed)
     # Until here the perplexity columns contain losses.
     shown |= {column: float(np.exp(value)) for column, value in shown.items() if column.startswith("perplexity")}
-    unknown = means["unknown_language_rate"]
-    return {"prompts": len(by_prompt), **shown, "unknown_language_rate": unknown, "replies": len(group)}
+    shown |= {"unknown_language_rate": means["unknown_language_rate"], "replies": len(group)}
+    for name in further:
+        shown[name] = means[name]
+        shown[f"{name}_low"], shown[f"{name}_high"] = _interval(by_prompt[name].dropna().to_numpy(float), seed)
+    return {"prompts": len(by_prompt), **shown}
+
+
+def side_effects(rows: Sequence[Row], seed: int = 1) -> pd.DataFrame:
+    """What else moves: the scores of every concept under each condition, and their change from the unsteered replies.
+
+    Returns:
+        The columns target, strength, baseline, concept, prompts, concept_score, and change with its 95 % interval, a
+        paired bootstrap over prompts. NaN where there are no unsteered replies.
+    """
+    values = pd.DataFrame(
+        [
+            (row["lang"], row["strength"], row["baseline"], concept, row["id"], score)
+            for row in rows
+            for concept, score in row.get("scores", {}).get(OWN, {}).items()
+        ],
+        columns=["target", "strength", "baseline", "concept", "id", "concept_score"],
+    )
+    plain = values[values["strength"] == 0].groupby(["target", "concept", "id"])["concept_score"].mean()
+    found = []
+    keys = ["target", "strength", "baseline", "concept"]
+    for (target, strength, baseline, concept), group in values.groupby(keys, sort=False):
+        by_prompt = group.groupby("id")["concept_score"].mean()
+        has_plain = (target, concept) in plain.index.droplevel("id")
+        changes = (by_prompt - plain[target, concept]).dropna() if has_plain else by_prompt[:0]
+        row = {"target": target, "strength": strength, "baseline": baseline, "concept": concept}
+        row |= {"prompts": len(by_prompt), "concept_score": by_prompt.mean(), "change": changes.mean()}
+        row["change_low"], row["change_high"] = _interval(changes.to_numpy(float), seed)
+        found.append(row)
+    return pd.DataFrame(found)
 
 
 def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean of `values` (prompts,); NaN for fewer than two prompts."""
     if len(values) < 2:
         return np.nan, np.nan
-    random = np.random.default_rng(seed)
-    found = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=random)
-    return found.confidence_interval.low, found.confidence_interval.high
+    low, high = bounds(_weights(len(values), seed) @ values)
+    return float(low), float(high)
+
+
+@cache
+def _weights(prompts: int, seed: int) -> np.ndarray:
+    """The weight of each prompt in each bootstrap sample, float64 (RESAMPLES, prompts); rows sum to 1."""
+    return weights(prompts, RESAMPLES, np.random.default_rng(seed)).astype(np.float64) / prompts
 
 
 def largest_effects(measures: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -86,7 +148,7 @@ def largest_effects(measures: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """
     found = []
     for source, table in measures.items():
-        harmful = table[table["harmful"]]
+        harmful = table[table["harmful"] == True]  # noqa: E712  the column may have NaN
         plain = harmful[harmful["strength"] == 0].groupby("target")["refusal_rate"].first()
         steered = harmful[(harmful["baseline"] == "concept") & (harmful["strength"] != 0)]
         for target, rows in steered[steered["target"].isin(plain.index)].groupby("target", sort=False):
@@ -94,3 +156,27 @@ def largest_effects(measures: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             place = int(np.argmax(np.abs(effects)))
             found.append((source, target, rows["strength"].iloc[place], effects[place]))
     return pd.DataFrame(found, columns=["source", "target", "strength", "effect"])
+
+
+def compared_settings(folder: Path) -> pd.DataFrame:
+    """The measures of all settings of one source language, in one table.
+
+    Args:
+        folder: `control/<source>`, with the first settings in it and others in folders below it.
+
+    Returns:
+        The columns settings (name of the folder; `first` for the first), those settings in which the folders differ,
+        and the columns of `control.csv`.
+    """
+    paths = [path for path in (folder / "control.csv", *sorted(folder.glob("*/control.csv"))) if path.exists()]
+    known = [json.loads((path.parent / "settings.json").read_text(encoding="utf-8")) for path in paths]
+    differing = [name for name in CHOICES if len({json.dumps(one.get(name)) for one in known}) > 1]
+    parts = []
+    for path, settings in zip(paths, known, strict=True):
+        name = "first" if path.parent == folder else path.parent.name
+        part = pd.read_csv(path, dtype={"target": str}, keep_default_na=False, na_values=[""])
+        values = {one: ",".join(map(str, np.atleast_1d(settings.get(one)))) for one in differing}
+        for column, value in reversed({"settings": name, **values}.items()):
+            part.insert(0, column, value)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)

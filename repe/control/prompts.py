@@ -1,8 +1,13 @@
-"""Read the prompts of a control experiment: JSON lines with `id`, `lang`, `prompt` and `harmful`."""
+"""Read the prompts of a control experiment: JSON lines, JSON or CSV with `id`, `lang`, `prompt` and perhaps `harmful`.
 
+Other names of the fields can be given, so that published sets of prompts work as they come.
+"""
+
+import csv
 import hashlib
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +16,8 @@ from repe.errors import UserError, first_of
 from repe.files import is_plain_name, read_regular
 
 FIELDS: dict[str, type | tuple[type, ...]] = {"id": (str, int), "lang": str, "prompt": str, "harmful": bool}
+# Words for `harmful` in published sets: XSTest labels its prompts safe and unsafe.
+HARMFUL = {True: ("true", "1", "yes", "harmful", "unsafe"), False: ("false", "0", "no", "harmless", "safe", "benign")}
 
 
 @dataclass(frozen=True)
@@ -22,8 +29,8 @@ class Prompt:
     lang: str
     prompt: str
     """Without the model's template."""
-    harmful: bool
-    """Whether an aligned model should refuse."""
+    harmful: bool | None = None
+    """Whether an aligned model should refuse; None where the file does not say."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +55,34 @@ class PromptFile:
         return [prompt for prompt in self.prompts if not languages or prompt.lang in languages]
 
 
-def read_prompts(path: Path) -> PromptFile:
+def read_prompts(path: Path, fields: Mapping[str, str] | None = None) -> PromptFile:
     """Read and check a prompt file.
+
+    Args:
+        path: `.csv`, `.json` (a list of objects, or a table of such lists), else JSON lines.
+        fields: names of the file's fields by ours (`id`, `lang`, `prompt`, `harmful`), where they differ. `:en` stands
+            for the value en in all prompts. `prompt` may name several fields, `en+zh`, each named by its language. An
+            id that the file lacks is the line's number.
 
     Raises:
         UserError: the file cannot be read, has no prompts, or has invalid lines.
     """
     try:
         raw = read_regular(path)
-        # splitlines would also split at characters that are valid in a text, such as U+2028.
-        lines = raw.decode("utf-8-sig").split("\n")
+        records = _records(raw.decode("utf-8-sig"), path.suffix.lower())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): choose a file with --prompts") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not valid UTF-8: save it as UTF-8") from error
+    except (ValueError, RecursionError, csv.Error) as error:
+        raise UserError(f"{path} is not valid {path.suffix.lstrip('.').upper()} ({error}): fix it") from error
     prompts: dict[tuple[str, str], Prompt] = {}
     faults = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
+    for number, record in records:
+        for names in _field_names(fields or {}):
             try:
-                prompt = _prompt(line)
+                words = fields is not None or path.suffix.lower() == ".csv"
+                prompt = _prompt(record, names, number if fields else None, words)
                 if (prompt.lang, prompt.id) in prompts:
                     raise ValueError(f"duplicate id {prompt.id!r} in {prompt.lang}")
                 prompts[prompt.lang, prompt.id] = prompt
@@ -77,27 +92,85 @@ def read_prompts(path: Path) -> PromptFile:
         raise UserError(f"{path} has invalid lines: {first_of(faults, shown=5)}")
     if not prompts:
         raise UserError(f"{path} has no prompts: write one JSON object per line with {', '.join(FIELDS)}")
-    return PromptFile(path, hashlib.sha256(raw).hexdigest(), tuple(prompts.values()))
+    chosen = json.dumps(fields, sort_keys=True) if fields else ""
+    return PromptFile(path, hashlib.sha256(raw + chosen.encode()).hexdigest(), tuple(prompts.values()))
 
 
-def _prompt(line: str) -> Prompt:
-    """Raises a ValueError that says what is wrong with the line."""
+def _field_names(fields: Mapping[str, str]) -> list[dict[str, str]]:
+    """Names of the file's fields by ours, for each prompt of an entry."""
+    names = {name: fields.get(name, name) for name in FIELDS}
+    if "+" not in names["prompt"]:
+        return [names]
+    return [names | {"prompt": language, "lang": f":{language}"} for language in names["prompt"].split("+")]
+
+
+def _records(text: str, suffix: str) -> list[tuple[int, Any]]:
+    """The entries of a file, each with its line's or its own number; what is not an object is kept for the message."""
+    if suffix == ".csv":
+        return [*enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), start=2)]
+    if suffix == ".json":
+        content = json.loads(text)
+        parts = [*content.values()] if isinstance(content, dict) else [content]
+        if not all(isinstance(part, list) for part in parts):
+            raise ValueError("expected a list of objects")
+        return [*enumerate([record for part in parts for record in part], start=1)]
+    # splitlines would also split at characters that are valid in a text, such as U+2028.
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    return [(number, _parsed(line)) for number, line in lines]
+
+
+def _parsed(line: str) -> Any:
     try:
-        content: Any = json.loads(line)
+        return json.loads(line)
     except (ValueError, RecursionError):
-        content = None
+        return None
+
+
+def _prompt(content: Any, names: Mapping[str, str], number: int | None, words: bool) -> Prompt:
+    """The prompt of one entry.
+
+    Args:
+        content: the entry.
+        names: of its fields, or `:value`.
+        number: the id, if the entry has none.
+        words: whether `harmful` may be a word.
+
+    Raises:
+        ValueError: the entry is not valid; says why.
+    """
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
-    for name, kind in FIELDS.items():
-        value = content.get(name)
-        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            found = json.dumps(value)[:40] if name in content else "missing"
-            raise ValueError(f"{name!r} must be {'true or false' if kind is bool else 'text'}, but is {found}")
-    prompt = Prompt(str(content["id"]), content["lang"], content["prompt"], content["harmful"])
+    absent = {"id": number}
+    found = {
+        ours: theirs[1:] if theirs.startswith(":") else content.get(theirs, absent.get(ours))
+        for ours, theirs in names.items()
+    }
+    for ours, kind in FIELDS.items():
+        value = found[ours]
+        if ours != "harmful" and (not isinstance(value, kind) or isinstance(value, bool)):
+            shown = json.dumps(value)[:40] if names[ours] in content else "missing"
+            raise ValueError(f"{names[ours]!r} must be text, but is {shown}")
+    prompt = Prompt(
+        str(found["id"]), found["lang"], found["prompt"], _harmful(found["harmful"], names["harmful"], words)
+    )
     if not is_plain_name(prompt.lang):
-        raise ValueError(f"'lang' {prompt.lang!r} is not a valid name")
+        raise ValueError(f"{names['lang']!r} {prompt.lang!r} is not a valid name")
     if not (prompt.id.strip() and prompt.prompt.strip()):
-        raise ValueError("'id' or 'prompt' is empty")
+        raise ValueError(f"{names['id']!r} or {names['prompt']!r} is empty")
     if any("\ud800" <= letter <= "\udfff" for letter in prompt.id + prompt.prompt):
-        raise ValueError("'id' or 'prompt' contains an unpaired surrogate")
+        raise ValueError(f"{names['id']!r} or {names['prompt']!r} contains an unpaired surrogate")
     return prompt
+
+
+def _harmful(value: Any, name: str, words: bool) -> bool | None:
+    """Whether a prompt is harmful: true or false, words for them, or None where nothing is said.
+
+    Raises:
+        ValueError: another value.
+    """
+    if value is None or value == "" or isinstance(value, bool):
+        return None if value == "" else value
+    for result, known in HARMFUL.items() if words else ():
+        if str(value).strip().casefold() in known:
+            return result
+    raise ValueError(f"{name!r} must be true or false, but is {json.dumps(value)[:40]}")

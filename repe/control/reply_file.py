@@ -1,11 +1,12 @@
 """The replies of a control experiment: `generations.jsonl`, with the settings that made them in `settings.json`."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from repe.constants import BASELINES
 from repe.control.prompts import Prompt
@@ -14,9 +15,17 @@ from repe.files import locked, read_regular, write_whole
 
 Row = dict[str, Any]
 """A line: id, lang, harmful, strength, baseline, prompt, reply; then draw (number of the random direction),
-tokens, loss (mean nats per token under the unsteered model; null for an empty reply) and repetition."""
+tokens, loss (mean nats per token under the unsteered model; null for an empty reply), repetition, and scores
+({reader: {concept: score}}, see `repe.control.scores`). `harmful` is null where the prompt does not say."""
 Key = tuple[str, float, int | None, str, str]
 """Baseline, strength, draw, language and id of a reply."""
+
+# Settings that may differ between runs with the same source: each choice has a folder of its own.
+CHOICES = (
+    *("layers", "operator", "scope", "strength_unit", "prompts"),
+    *("max_new_tokens", "temperature", "top_p", "num_beams", "seed"),
+)
+LONGEST_NAME = 100
 
 
 class ReplyFile:
@@ -31,6 +40,7 @@ class ReplyFile:
     def __init__(self, folder: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> None:
         self.folder = folder
         self.settings = settings
+        self.prompts = prompts
         self.places = {(prompt.lang, prompt.id): place for place, prompt in enumerate(prompts)}
         self.path = folder / "generations.jsonl"
         self.settings_path = folder / "settings.json"
@@ -48,7 +58,7 @@ class ReplyFile:
             # splitlines would also split at characters that are valid in a reply, such as U+2028.
             lines = read_regular(self.path).decode().removesuffix("\n").split("\n")
             rows = [json.loads(line) for line in lines]
-            if not all(isinstance(row["reply"], str) and isinstance(row["harmful"], bool) for row in rows):
+            if not all(isinstance(row["reply"], str) and isinstance(row["harmful"], bool | None) for row in rows):
                 raise ValueError("a reply is not text")
             "".join(row["reply"] for row in rows).encode()  # refuses half a surrogate pair
             return self._by_key(rows)
@@ -65,16 +75,39 @@ class ReplyFile:
             for row in sorted(rows, key=place)
         }
 
+    @classmethod
+    def for_settings(cls, folder: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> Self:
+        """The file for these settings: in `folder`, or, if that holds other choices, in a folder in it named by them.
+
+        Raises:
+            UserError: the settings in `folder` are damaged.
+        """
+        first = cls(folder, settings, prompts)
+        known = first.known_settings
+        different = [name for name in CHOICES if known.get(name) != settings.get(name)]
+        if not different:
+            return first
+        name = "_".join(f"{name}-{_short(name, settings.get(name))}" for name in different)
+        if len(name) > LONGEST_NAME:
+            name = f"{name[:LONGEST_NAME]}-{zlib.crc32(name.encode()):08x}"
+        return cls(folder / name, settings, prompts)
+
+    @property
+    def readers(self) -> dict[str, str]:
+        """The digests of the vectors that the scores were made with, by reader."""
+        return dict(self.known_settings.get("readers", {}))
+
     def check_settings(self) -> None:
         """Check that the replies in the file were made with the settings of this run.
 
         Raises:
             UserError: settings differ; the message names each with both values.
         """
-        known, now = self._known_settings(), self.settings
+        known, now = self.known_settings, self.settings
+        kept = ("vectors", "readers")
         # Vectors are compared only for languages that both runs use.
         both = known["vectors"].keys() & now["vectors"].keys()
-        pairs = {name: (known.get(name), now.get(name)) for name in {**now, **known} if name != "vectors"}
+        pairs = {name: (known.get(name), now.get(name)) for name in {**now, **known} if name not in kept}
         pairs |= {f"vectors of {name}": (known["vectors"][name], now["vectors"][name]) for name in sorted(both)}
         if different := [f"{name} was {old!r}, is {new!r}" for name, (old, new) in pairs.items() if old != new]:
             raise UserError(
@@ -82,7 +115,8 @@ class ReplyFile:
                 "with --overwrite, or choose another --res-dir or --model-label"
             )
 
-    def _known_settings(self) -> dict[str, Any]:
+    @property
+    def known_settings(self) -> dict[str, Any]:
         """The settings of the replies in the file; those of this run if there is no file."""
         if not self.path.exists():
             return self.settings
@@ -97,19 +131,35 @@ class ReplyFile:
         self.path.unlink(missing_ok=True)
         self.rows = {}
 
-    def add(self, rows: Iterable[Row]) -> None:
-        """Add replies to the file while holding its lock, so that simultaneous runs lose nothing."""
+    def add(self, rows: Iterable[Row], readers: Mapping[str, str] | None = None) -> None:
+        """Add replies to the file while holding its lock, so that simultaneous runs lose nothing.
+
+        Args:
+            rows: those with the key of a reply in the file replace it.
+            readers: digests of the vectors that all scores of a reader were made with.
+        """
         with locked(self.path):
             self.check_settings()
             # The vectors of all languages that any run used.
-            vectors = self._known_settings()["vectors"] | self.settings["vectors"]
+            vectors = self.known_settings["vectors"] | self.settings["vectors"]
             settings = self.settings | {"vectors": dict(sorted(vectors.items()))}
+            if known := self.readers | {**(readers or {})}:
+                settings["readers"] = known
             self.__dict__.pop("rows", None)  # another run may have added some
             self.rows = self._by_key([*self.rows.values(), *rows])
             lines = "".join(map(_as_json, self.rows.values()))
             # The settings are written first, so that replies never exist without them.
             write_whole(self.settings_path, lambda file: file.write(_as_json(settings, indent=1).encode()))
             write_whole(self.path, lambda file: file.write(lines.encode()))
+
+
+def _short(name: str, value: Any) -> str:
+    """A setting in a folder's name."""
+    if name == "prompts":
+        return str(value)[:8]
+    if name == "layers" and value == list(range(value[0], value[-1] + 1)) and len(value) > 1:
+        return f"{value[0]}-{value[-1]}"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from repe.constants import BASELINES
+from repe.constants import DEFAULT_BASELINES, STRENGTHS
 from repe.control.generation import Decoding
 
 
@@ -12,8 +12,10 @@ class Condition(NamedTuple):
     """One way to steer, applied to all prompts."""
 
     baseline: str
-    """`none`, `concept` (the source language's vector), `random`, or `target_vector` (the target language's vector)."""
+    """`none`, `concept` (the source language's vector), `random`, `shuffled` (a vector of shuffled labels),
+    `target_vector` (the target language's vector), or `prompt` (a system instruction instead of a vector)."""
     strength: float
+    """For `prompt`: 1 for the instruction of the positive side, -1 for that of the negative side."""
     draw: int | None = None
     """Number of the random direction, from 1; None for other baselines."""
 
@@ -24,13 +26,13 @@ class ControlSettings:
 
     layers: Sequence[int]
     """Layer numbers, see `repe.control.steering.parse_layers`."""
-    strengths: Sequence[float] = (-1.0, -0.5, 0.0, 0.5, 1.0)
+    strengths: Sequence[float] = STRENGTHS
     strength_unit: str = "class"
     """Length of a strength of 1: `class`, `hidden` or `raw`, see `repe.control.steering.step_lengths`."""
     operator: str = "linear_comb"
     scope: str = "all"
     """Operator and scope are those of `repe.control.steering.steered`."""
-    baselines: Sequence[str] = BASELINES
+    baselines: Sequence[str] = DEFAULT_BASELINES
     random_draws: int = 3
     decoding: Decoding = field(default_factory=Decoding)
 
@@ -40,7 +42,7 @@ class ControlSettings:
             Condition(baseline, strength, draw)
             for baseline in self.baselines
             for draw in (range(1, self.random_draws + 1) if baseline == "random" else (None,))
-            for strength in ([0.0] if baseline == "none" else sorted({*self.strengths}))
+            for strength in {"none": [0.0], "prompt": [-1.0, 1.0]}.get(baseline, sorted({*self.strengths}))
         ]
 
     def record(self) -> dict[str, Any]:

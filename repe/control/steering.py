@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from repe.constants import OPERATORS, SCOPES
+from repe.constants import LAYERS, OPERATORS, SCOPES
 from repe.errors import UserError
 from repe.models.model import Model
 from repe.vectors.concept_vectors import ConceptVectors
@@ -23,7 +23,7 @@ from repe.vectors.hidden_states import states_of
 def steer(
     model: Model,
     vectors: ConceptVectors,
-    layers: str | Sequence[int] = "0.3:0.6",
+    layers: str | Sequence[int] = LAYERS,
     strength: float = 1.0,
     *,
     unit: str = "class",
@@ -260,7 +260,7 @@ def parse_layers(text: str | Sequence[int], layers: int) -> list[int]:
             chosen = sorted({int(part) for part in text.split(",")})
     except ValueError:
         raise UserError(
-            f"--layers {text!r} is not valid: give layer numbers, e.g. 18,19,20, or relative depths, e.g. 0.3:0.6"
+            f"--layers {text!r} is not valid: give layer numbers, e.g. 18,19,20, or relative depths, e.g. {LAYERS}"
         ) from None
     if not chosen:
         raise UserError(f"--layers {text!r} contains none of the {layers} layers: give a wider range")

@@ -163,3 +163,23 @@ def resolve_template(template: str, tokenizer: Any) -> Template:
     if PLACE not in text:
         raise UserError(f"the tokenizer's chat template drops the text: give another with --template '{PLAIN}'")
     return Template(text, special_tokens=False)
+
+
+def with_system(template: Template, tokenizer: Any, instruction: str) -> Template:
+    """`template` with a system instruction.
+
+    It becomes the chat template's system message, or LLaMA2's system part. A template without either gets the
+    instruction as a paragraph in front of the text.
+    """
+    if not template.special_tokens:
+        conversation = [{"role": "system", "content": instruction}, {"role": "user", "content": PLACE}]
+        try:
+            text = tokenizer.apply_chat_template(
+                conversation, tokenize=False, add_generation_prompt=True, date_string=FIXED_DATE
+            )
+        except Exception:  # of any type: some templates refuse system messages
+            text = ""
+        if PLACE in text and instruction.strip() in text:
+            return Template(text, special_tokens=False)
+    form = "<<SYS>>\n{}\n<</SYS>>\n\n" if template.text == LLAMA2_CHAT else "{}\n\n"
+    return Template(template.text.replace(PLACE, form.format(instruction) + PLACE), template.special_tokens)

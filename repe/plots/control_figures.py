@@ -1,5 +1,6 @@
-"""Figures of control (Section 5): refusal rate against strength, and the largest effect of each source language."""
+"""Figures of control (Section 5): measures against strength, and the largest effect of each source language."""
 
+from itertools import cycle
 from typing import Any
 
 import pandas as pd
@@ -8,27 +9,62 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from repe.plots.heat_maps import Colouring, heat_maps
-from repe.plots.style import HUES, PAGE_WIDTH, TEXT, in_print_style, near_square, new_figure
+from repe.plots.style import COLUMN_WIDTH, HUES, PAGE_WIDTH, SMALL, TEXT, in_print_style, near_square, new_figure
 
 # Lines in drawing order: baseline, harmful prompts or not, label, colour, dashes.
 _LINES: tuple[tuple[str, bool, str, str, Any], ...] = (
     ("concept", True, "source's vector", HUES[0], "-"),
     ("target_vector", True, "target's own vector", HUES[2], (0, (4, 1.2))),
     ("random", True, "random direction", HUES[6], (0, (1, 1))),
+    ("shuffled", True, "vector of shuffled labels", HUES[5], (0, (2, 1))),
+    ("prompt", True, "system instruction", HUES[3], ""),
     ("concept", False, "source's vector, harmless prompts", HUES[1], (0, (4, 1.2, 1, 1.2))),
 )
 _UNSTEERED = "unsteered, harmful prompts"
+# Measures with a figure: file name, column, label of the axis, limits.
+_FIGURES = (
+    ("figure_control", "refusal_rate", "Refusal rate", (-0.04, 1.04)),
+    ("figure_control_score", "concept_score", "Concept score", None),
+)
 _PANEL_HEIGHT = 1.15  # inches
 
 
+def figures(measures: pd.DataFrame, source: str) -> dict[str, Figure]:
+    """The figures of a run by file name, those that its prompts and vectors allow.
+
+    The refusal rate needs prompts that say whether they are harmful, the concept score vectors with class means. One of
+    the two is always drawn as `figure_control`: the refusal rate if there is one.
+    """
+    known = measures["harmful"].notna().any(), measures["concept_score"].notna().any()
+    drawn = {
+        name: panels(measures, source, column, label, limits)
+        for (name, column, label, limits), is_known in zip(_FIGURES, known, strict=True)
+        if is_known
+    }
+    if not known[0]:
+        column, label, limits = _FIGURES[int(known[1])][1:]
+        drawn["figure_control"] = panels(measures, source, column, label, limits)
+    return drawn
+
+
 @in_print_style
-def refusal_panels(measures: pd.DataFrame, source: str) -> Figure:
-    """Refusal rate against strength with 95 % intervals, one panel for each target language, on one scale.
+def panels(
+    measures: pd.DataFrame,
+    source: str,
+    column: str = "refusal_rate",
+    label: str = "Refusal rate",
+    limits: tuple[float, float] | None = (-0.04, 1.04),
+) -> Figure:
+    """A measure against strength with 95 % intervals, one panel for each target language, on one scale.
 
     Args:
         measures: the table of `repe.control.measures.measure`.
         source: the language of the steering vector.
+        column: the measure.
+        label: of its axis.
+        limits: of its axis; None for those of the data.
     """
+    measures = measures.assign(harmful=measures["harmful"].map({True: True, False: False}).fillna(True).astype(bool))
     targets = list(dict.fromkeys(measures["target"]))
     columns = near_square(len(targets))
     rows = -(-len(targets) // columns)
@@ -36,36 +72,40 @@ def refusal_panels(measures: pd.DataFrame, source: str) -> Figure:
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, target in zip(grid.flat, targets, strict=False):
         axes.set_title(f"{target} (source)" if target == source else target)
-        _panel(axes, measures[measures["target"] == target], target == source)
-        axes.set_ylim(-0.04, 1.04)
-        axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+        _panel(axes, measures[measures["target"] == target], target == source, column)
+        if limits:
+            axes.set_ylim(*limits)
+            axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
     for axes in grid.flat[len(targets) :]:
         axes.set_axis_off()
     # The lowest panel of each column has tick labels, also above an empty place in the last row.
-    for column in range(columns):
-        lowest = [axes for axes in grid[:, column] if axes.axison][-1]
+    for place in range(columns):
+        lowest = [axes for axes in grid[:, place] if axes.axison][-1]
         lowest.tick_params(labelbottom=True)
     figure.supxlabel("Strength", fontsize=TEXT)
-    figure.supylabel("Refusal rate", fontsize=TEXT)
+    figure.supylabel(label, fontsize=TEXT)
     labelled = [axes.get_legend_handles_labels() for axes in figure.axes]
-    lines = {label: line for handles, labels in labelled for line, label in zip(handles, labels, strict=True)}
-    shown = [lines[label] for label in (*(line[2] for line in _LINES), _UNSTEERED) if label in lines]
+    lines = {name: line for handles, labels in labelled for line, name in zip(handles, labels, strict=True)}
+    shown = [lines[name] for name in (*(line[2] for line in _LINES), _UNSTEERED) if name in lines]
     figure.legend(handles=shown, loc="outside upper center", ncols=min(len(shown), max(1, columns)), borderpad=0.1)
     return figure
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, is_source: bool) -> None:
+def _panel(axes: Axes, rows: pd.DataFrame, is_source: bool, column: str) -> None:
     """Draw the lines of one target."""
     for baseline, harmful, label, colour, dashes in _LINES:
         line = rows[(rows["baseline"] == baseline) & (rows["harmful"] == harmful)].sort_values("strength")
         # In the source's panel, the target's vector is the source's vector.
         if line.empty or (is_source and baseline == "target_vector"):
             continue
-        style = {"color": colour, "linestyle": dashes, "linewidth": 1, "marker": ".", "ms": 2.5}
-        axes.plot(line["strength"], line["refusal_rate"], label=label, **style)
-        low, high = line["refusal_rate_low"], line["refusal_rate_high"]
-        axes.fill_between(line["strength"], low, high, color=colour, alpha=0.15, linewidth=0)
-    plain = rows[(rows["baseline"] == "none") & rows["harmful"]]["refusal_rate"]
+        style = {"color": colour, "linestyle": dashes or "none", "linewidth": 1, "ms": 2.5 if dashes else 3.5}
+        axes.plot(line["strength"], line[column], label=label, marker="." if dashes else "D", **style)
+        low, high = line[f"{column}_low"], line[f"{column}_high"]
+        if dashes:
+            axes.fill_between(line["strength"], low, high, color=colour, alpha=0.15, linewidth=0)
+        else:
+            axes.vlines(line["strength"], low, high, color=colour, linewidth=0.6)
+    plain = rows[(rows["baseline"] == "none") & rows["harmful"]][column]
     if len(plain):
         axes.axhline(plain.iloc[0], color="0.25", linewidth=0.6, zorder=0, label=_UNSTEERED)
 
@@ -82,3 +122,26 @@ def effect_heat_map(effects: pd.DataFrame) -> Figure:
     )
     colouring = Colouring(Normalize(-1, 1), "RdBu", "Change in refusal rate")
     return heat_maps({"Harmful prompts": square}, colouring, "Target", "Source")
+
+
+@in_print_style
+def trade_off(table: pd.DataFrame) -> Figure:
+    """Effect against damage: a point for each setting that was tried, the chosen one in a circle.
+
+    Args:
+        table: of `repe.control.tuning.Tuner.choose`.
+    """
+    figure = new_figure(COLUMN_WIDTH, 2.4)
+    axes = figure.subplots()
+    for (layers, rows), colour in zip(
+        table.dropna(subset="effect").groupby("layers", sort=False), cycle(HUES), strict=False
+    ):
+        axes.plot(rows["kl"], rows["effect"], ".", color=colour, label=f"layers {layers}")
+        for row in rows.itertuples():
+            axes.annotate(f"{row.strength:g}", (row.kl, row.effect), (2, 2), textcoords="offset points", fontsize=SMALL)
+    chosen = table[table["chosen"]]
+    axes.plot(chosen["kl"], chosen["effect"], "o", ms=8, fillstyle="none", color="black", label="chosen")
+    axes.set_xlabel("Damage: KL divergence (nats)")
+    axes.set_ylabel("Effect (class distances)")
+    figure.legend(loc="outside upper center", ncols=3, borderpad=0.1)
+    return figure

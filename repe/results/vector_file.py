@@ -13,6 +13,9 @@ from repe.results.result_file import Kind, ResultFile, expect
 from repe.results.torch_archive import holds
 from repe.vectors.concept_vectors import ConceptVectors
 
+# Optional values of an entry, float32 (layers,).
+BY_LAYER = ("mean_norm", "class_distance", "midpoint", "split_half")
+
 
 class VectorFile(ResultFile):
     """`reader_dict.pt`: `languages` {language: directions, signs, train_pairs, ...}."""
@@ -54,10 +57,8 @@ class VectorFile(ResultFile):
             UserError: the file was made with other settings, or cannot be written.
         """
         entry = {**_tensors(vectors), "train_pairs": vectors.train_pairs or 1}
-        if vectors.mean_norm is not None:
-            entry["mean_norm"] = torch.from_numpy(vectors.mean_norm)
-        if vectors.split_half is not None:
-            entry["split_half"] = torch.from_numpy(vectors.split_half)
+        by_layer = {name: getattr(vectors, name) for name in BY_LAYER}
+        entry |= {name: torch.from_numpy(values) for name, values in by_layer.items() if values is not None}
         if vectors.validation:
             entry |= {f"validation_{name}": value for name, value in _tensors(vectors.validation).items()}
         if vectors.folds:
@@ -86,12 +87,13 @@ class VectorFile(ResultFile):
                 expect(holds(folds, torch.float32, (len(folds), *shape)), f"fold_directions of {language}")
                 expect(holds(signs, torch.int8, (len(folds), *shape[:2])), f"fold_signs of {language}")
                 expect(bool(torch.isfinite(folds).all()), f"fold_directions of {language} are not finite")
-            pairs, norm = entry.get("train_pairs", 1), entry.get("mean_norm", torch.zeros(count))
+            pairs = entry.get("train_pairs", 1)
             expect(type(pairs) is int and pairs > 0, f"train_pairs of {language}")
-            expect(holds(norm, torch.float32, (count,)), f"mean_norm of {language}")
-            half = entry.get("split_half", torch.zeros(count))
-            expect(holds(half, torch.float32, (count,)), f"split_half of {language}")
-            expect(bool((torch.isfinite(norm) & (norm >= 0)).all()), f"mean_norm of {language} is negative")
+            for name in BY_LAYER:
+                values = entry.get(name, torch.zeros(count))
+                expect(holds(values, torch.float32, (count,)), f"{name} of {language}")
+                expect(bool(torch.isfinite(values).all()), f"{name} of {language} is not finite")
+            expect("mean_norm" not in entry or bool((entry["mean_norm"] >= 0).all()), f"mean_norm of {language}")
 
     def released_tables(self) -> tuple[int, dict[str, Any]]:
         """The download's vectors."""
@@ -133,7 +135,7 @@ def _tensors(vectors: ConceptVectors) -> dict[str, Any]:
 
 
 def _vectors(entry: Mapping[str, Any], method: str, meta: Mapping[str, Any]) -> ConceptVectors:
-    validation, norm, half = None, entry.get("mean_norm"), entry.get("split_half")
+    validation, known = None, {name: entry[name].numpy() for name in BY_LAYER if name in entry}
     if "validation_directions" in entry:
         validation = ConceptVectors(entry["validation_directions"].numpy(), entry["validation_signs"].numpy(), method)
     fold_tensors = zip(entry.get("fold_directions", ()), entry.get("fold_signs", ()), strict=True)
@@ -143,9 +145,8 @@ def _vectors(entry: Mapping[str, Any], method: str, meta: Mapping[str, Any]) -> 
         entry["signs"].numpy(),
         method,
         entry.get("train_pairs"),
-        None if norm is None else norm.numpy(),
-        validation,
-        meta,
-        None if half is None else half.numpy(),
-        folds,
+        validation=validation,
+        meta=meta,
+        folds=folds,
+        **known,
     )

@@ -4,8 +4,11 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from repe.constants import BASELINES, OPERATORS, SCOPES
+from repe.constants import BASELINES, DEFAULT_BASELINES, LAYERS, OPERATORS, SCOPES, STRENGTHS
 from repe.runs.arguments import NAMES, finite_number, positive_integer
+
+PROMPT_FIELDS = ("id", "lang", "prompt", "harmful")
+INSTRUCTIONS = Path(__file__).parents[1] / "control" / "instructions.json"
 
 
 def numbers(text: str) -> list[float]:
@@ -25,6 +28,16 @@ def baselines(text: str) -> list[str]:
     return [name for name in BASELINES if name in names]
 
 
+def prompt_fields(text: str) -> dict[str, str]:
+    """The type of `--prompt-fields`."""
+    fields = dict(part.split("=", 1) if "=" in part else (part, "") for part in text.split(","))
+    if bad := [f"{ours}={theirs}" for ours, theirs in fields.items() if ours not in PROMPT_FIELDS or not theirs]:
+        raise argparse.ArgumentTypeError(
+            f"{bad[0]!r} is not valid: give OURS=THEIRS with OURS from {', '.join(PROMPT_FIELDS)}"
+        )
+    return fields
+
+
 CONTROL = {
     "languages and prompts": {
         "--concept": {**NAMES, "metavar": "NAME", "help": "concepts (default: harmfulness)"},
@@ -35,20 +48,25 @@ CONTROL = {
             "type": Path,
             "required": True,
             "metavar": "FILE",
-            "help": "JSON lines with id, lang, prompt, harmful",
+            "help": "JSON lines, JSON or CSV with id, lang, prompt and, optional, harmful",
+        },
+        "--prompt-fields": {
+            "type": prompt_fields,
+            "metavar": "OURS=THEIRS,...",
+            "help": "names of the fields, e.g. prompt=instruction,lang=:en (:en is the value en)",
         },
     },
     "steering and generation": {
         "--layers": {
-            "default": "0.3:0.6",
+            "default": LAYERS,
             "metavar": "N,...|A:B",
-            "help": "layer numbers, e.g. 18,19,20, or relative depths (default: 0.3:0.6)",
+            "help": f"layer numbers, e.g. 18,19,20, or relative depths (default: {LAYERS})",
         },
         "--strength": {
             "type": numbers,
-            "default": "-1,-0.5,0,0.5,1",
+            "default": ",".join(f"{strength:g}" for strength in STRENGTHS),
             "metavar": "S,...",
-            "help": "strengths to compare (default: -1,-0.5,0,0.5,1)",
+            "help": f"strengths to compare (default: {','.join(f'{strength:g}' for strength in STRENGTHS)})",
         },
         "--strength-unit": {
             "choices": ("class", "hidden", "raw"),
@@ -70,15 +88,29 @@ CONTROL = {
         },
         "--baseline": {
             "type": baselines,
-            "default": ",".join(BASELINES),
+            "default": ",".join(DEFAULT_BASELINES),
             "metavar": "NAME,...",
-            "help": f"what to compare (default: {','.join(BASELINES)})",
+            "help": f"what to compare, of {','.join(BASELINES)} (default: {','.join(DEFAULT_BASELINES)})",
+        },
+        "--instructions": {
+            "type": Path,
+            "default": INSTRUCTIONS,
+            "metavar": "FILE",
+            "help": "system instructions of --baseline prompt (default: repe/control/instructions.json)",
+        },
+        "--judge": {
+            "metavar": "PATH|HUB_ID",
+            "help": "another model, with vectors of the concept, that also scores the replies",
         },
         "--random-draws": {
             "type": positive_integer,
             "default": 3,
             "metavar": "N",
             "help": "number of random directions (default: 3)",
+        },
+        "--tune": {
+            "action": "store_true",
+            "help": "choose layers and strengths on a third of the prompts, and run the others with them",
         },
         "--max-new-tokens": {
             "type": positive_integer,

@@ -9,12 +9,15 @@ safetensors: layer.<l>, l = 1..N as in the result files, is the unit direction t
 concept's positive side. class_distance in the metadata is the scale of strength 1 in each layer. --raw adds the
 directions as in the result file (raw.<l>), norms, signs, and mean_norm.
 GGUF: direction.<k> is the same unit vector of layer k + 1, for k = 1..N-2 (see repe/tools/vector_formats.py).
+lm-eval: <model>_<concept>_<language>_layer<l>.pt, one layer's vector (--layer) times --strength class distances, for
+lm-evaluation-harness (--model steered --model_args pretrained=MODEL,steer_path=FILE).
 """
 
 import argparse
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,9 +32,14 @@ if TYPE_CHECKING:
     from repe.results.vector_file import VectorFile
     from repe.tools.vector_formats import ExportedVectors
 
-FORMATS = ("safetensors", "gguf")
+FORMATS = ("safetensors", "gguf", "lm-eval")
 # `model_type` of the paper's families, whose downloads come without a model.
 MODEL_TYPES = {"llama2": "llama", "qwen": "qwen", "bloomz": "bloom"}
+# The formats that an option has an effect on.
+NEEDED = {
+    **{"--raw": ("safetensors",), "--layer": ("lm-eval",), "--strength": ("lm-eval",)},
+    **{"--model-hint": ("gguf", "lm-eval"), "--revision": ("gguf", "lm-eval")},
+}
 OPTIONS: options.Group = {
     "model": {
         name: options.MODEL["model"][name] for name in ("--model-name", "--model-size", "--model-path", "--model-label")
@@ -39,7 +47,13 @@ OPTIONS: options.Group = {
     "files": {
         "--format": {"nargs": "+", "choices": FORMATS, "default": ["safetensors"], "help": "default: safetensors"},
         "--raw": {"action": "store_true", "help": "safetensors: add raw directions, norms, signs, mean norms"},
-        "--model-hint": {"metavar": "TYPE", "help": "gguf: model_type (default: from config.json)"},
+        "--layer": {"type": options.positive_integer, "metavar": "L", "help": "lm-eval: layer to steer"},
+        "--strength": {
+            "type": partial(options.finite_number, is_valid=lambda _: True, what="a number"),
+            "metavar": "S",
+            "help": "lm-eval: strength in class distances (default: 1)",
+        },
+        "--model-hint": {"metavar": "TYPE", "help": "gguf, lm-eval: model_type (default: from config.json)"},
         "--revision": {"metavar": "REV", "help": "gguf: revision of the hub id to read config.json of"},
         "--out-dir": {"type": Path, "metavar": "DIR", "help": "default: RES_DIR/<model>/export"},
     },
@@ -51,10 +65,11 @@ def main(args: argparse.Namespace) -> None:
     from repe.results.result_file import Kind
     from repe.tools import vector_formats
 
-    for name, value in (("--raw", args.raw), ("--model-hint", args.model_hint), ("--revision", args.revision)):
-        needed = "safetensors" if name == "--raw" else "gguf"
-        if value and needed not in args.format:
-            raise UserError(f"{name} has no effect without --format {needed}: leave it out")
+    for name, formats in NEEDED.items():
+        if getattr(args, name.strip("-").replace("-", "_")) and not {*formats} & {*args.format}:
+            raise UserError(f"{name} has no effect without --format {' or '.join(formats)}: leave it out")
+    if "lm-eval" in args.format and args.layer is None:
+        raise UserError("--format lm-eval steers one layer: give it with --layer")
     label, kind = options.named_model(args)[0], Kind(args.direction_method, args.random_direction)
     folder = options.results_folder(args, label)
     exported = [
@@ -67,9 +82,9 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"two concepts and languages have the file name {repeated[0]}: export them separately")
     # Before anything is written, since some models may lack what the format needs.
     hints = {}
-    for vectors in exported if "gguf" in args.format else ():
+    for vectors in exported if {"gguf", "lm-eval"} & {*args.format} else ():
         layers = vectors.record["layers"]
-        if int(layers) < 3:
+        if int(layers) < 3 and "gguf" in args.format:
             raise UserError(
                 f"{label} has {layers} layers, and control vectors leave out the first and the last: remove gguf from "
                 "--format"
@@ -81,6 +96,9 @@ def main(args: argparse.Namespace) -> None:
             written.append(vector_formats.write_safetensors(vectors, out_dir, args.raw))
         if "gguf" in args.format:
             written.append(vector_formats.write_gguf(vectors, out_dir, hints[vectors.name]))
+        if "lm-eval" in args.format:
+            strength = 1.0 if args.strength is None else args.strength
+            written.append(vector_formats.write_lm_eval(vectors, out_dir, hints[vectors.name], args.layer, strength))
     options.print_written(written)
     for vectors in exported:
         print(scale_of(vectors))
@@ -154,8 +172,8 @@ def model_hint(record: Mapping[str, str], path: str | None = None, revision: str
     if row and row.family in MODEL_TYPES:
         return MODEL_TYPES[row.family]
     raise UserError(
-        f"--format gguf needs the architecture of {record['model']}, which is not known: give the model_type in its "
-        "config.json with --model-hint, or the model folder with --model-path"
+        f"--format gguf or lm-eval needs the architecture of {record['model']}, which is not known: give the "
+        "model_type in its config.json with --model-hint, or the model folder with --model-path"
     )
 
 

@@ -20,6 +20,11 @@ direction k to the output of their block k, which is layer k + 1 here:
   there; with these files, its layer_ids must be within 1..N-2.
 * llama.cpp's cvector-generator stores the direction of the output of block k as direction.<k+1>, one block later. The
   files written here steer the layers that the vectors were collected at.
+
+lm-evaluation-harness: `{hookpoint: {action, steering_coefficient, steering_vector, bias}}`, which its model `steered`
+reads with torch.load(weights_only=True) (lm_eval/models/hf_steered.py). It names modules as in `model.base_model`, so
+layer l is `layers.<l - 1>`, or `h.<l - 1>` in some architectures. With several hookpoints its loop adds the last one's
+vector at all of them, so the file has one.
 """
 
 import json
@@ -30,6 +35,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from gguf import GGUFWriter
 from safetensors.numpy import save
 
@@ -47,6 +53,10 @@ LAYER_NUMBERING = {
     "safetensors": "layer.<l> is the output of block l counted from 1; layer N = {layers} is after the final norm",
     "gguf": "direction.<k> is of, and for, the output of block k counted from 0: layer k + 1 of the result files",
 }
+
+
+# `model_type` of architectures whose list of blocks has another name than `layers`.
+BLOCKS = dict.fromkeys(("bloom", "gpt2", "gptj", "falcon", "codegen", "gpt_bigcode"), "h")
 
 
 @dataclass(frozen=True)
@@ -165,3 +175,30 @@ def write_gguf(exported: ExportedVectors, out_dir: Path, hint: str) -> Path:
             writer.write_tensors_to_file()
 
     return write_whole(out_dir / f"{exported.name}.gguf", fill)
+
+
+def write_lm_eval(exported: ExportedVectors, out_dir: Path, hint: str, layer: int, strength: float) -> Path:
+    """Write `<name>_layer<layer>.pt` for lm-evaluation-harness.
+
+    Args:
+        exported: the vectors.
+        out_dir: folder of the file.
+        hint: `model_type` of the model.
+        layer: the layer to steer, 1..N-1.
+        strength: in class distances.
+
+    Raises:
+        UserError: the layer cannot be steered, the vectors have no class distance, or the file cannot be written.
+    """
+    from repe.control.steering import parse_layers, step_lengths
+
+    parse_layers([layer], len(exported.vectors.directions))
+    length = float(step_lengths(exported.vectors, "class", "linear_comb")[layer - 1])
+    entry = {
+        "action": "add",
+        "steering_coefficient": strength * length,
+        "steering_vector": torch.from_numpy(exported.vectors.unit_vectors[layer - 1].copy()),
+        "bias": None,
+    }
+    content = {f"{BLOCKS.get(hint, 'layers')}.{layer - 1}": entry}
+    return write_whole(out_dir / f"{exported.name}_layer{layer}.pt", lambda file: torch.save(content, file))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from repe.constants import LAYERS
 from repe.data import Pairs, as_pairs, folds_of, train_size
 from repe.errors import UserError
 from repe.paper import TRAIN_SHARE
@@ -44,6 +45,11 @@ class ConceptVectors:
     """float32 (layers,): cosine of directions of random halves of the training items; of `cluster_mean` only."""
     folds: Sequence[ConceptVectors] = ()
     """Vectors fitted without the items of fold 0, 1, ..., with which those are tested."""
+    class_distance: np.ndarray | None = None
+    """float32 (layers,): projection of the positive class mean on the unit vector minus that of the negative one, over
+    the training texts; None in downloads and older files."""
+    midpoint: np.ndarray | None = None
+    """float32 (layers,): projection of the point halfway between the class means on the unit vector."""
 
     @cached_property
     def digest(self) -> str:
@@ -76,7 +82,7 @@ class ConceptVectors:
             )
 
     def apply(
-        self, model: Model, layers: str | Sequence[int] = "0.3:0.6", strength: float = 1.0, **settings: Any
+        self, model: Model, layers: str | Sequence[int] = LAYERS, strength: float = 1.0, **settings: Any
     ) -> AbstractContextManager[None]:
         """Steer `model` while the context is open (Section 5), with the defaults of control_generation.py.
 
@@ -166,7 +172,25 @@ def collect(
         fitted = reader().fit(states[:, kept.to(states.device)], labels[kept])
         without.append(ConceptVectors(*fitted.stacked(), method, len(kept)))
     record = getattr(model, "record", {})
-    return ConceptVectors(directions, signs, method, len(pairs), norms, held_out, record, split_half, without)
+    vectors = ConceptVectors(directions, signs, method, len(pairs), norms, held_out, record, split_half, without)
+    return replace(vectors, **_class_means(vectors, states, labels))
+
+
+def _class_means(vectors: ConceptVectors, states: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
+    """`class_distance` and `midpoint` of vectors.
+
+    Args:
+        vectors: directions and signs.
+        states: (layers, pairs, 2, hidden).
+        labels: bool (pairs, 2).
+    """
+    labels, means = labels.to(states.device), []
+    for state, unit in zip(states, torch.from_numpy(vectors.unit_vectors), strict=True):
+        projections = state.float() @ unit.to(states.device)
+        means.append([float(projections[side].double().mean()) for side in (labels, ~labels)])
+    positive, negative = np.array(means).T
+    distance, middle = positive - negative, (positive + negative) / 2
+    return {"class_distance": distance.astype(np.float32), "midpoint": middle.astype(np.float32)}
 
 
 def fitted_on(train_pairs: int) -> int:

@@ -11,7 +11,10 @@ import pytest
 import torch
 from conftest import LAYERS, build, write_data
 
+import repe
+from repe.control.scores import concept_scores
 from repe.control.settings import ControlSettings
+from repe.data import item_position
 from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
 
@@ -68,7 +71,8 @@ def test_replies_have_a_fixed_order_and_the_documented_fields(control: Run, tmp_
     ]
     assert [(row["baseline"], row["draw"], row["strength"], row["lang"], row["id"]) for row in rows] == expected
     assert {path.name for path in folder_of(tmp_path).iterdir() if path.name[0] != "."} == {
-        *("generations.jsonl", "settings.json", "control.csv", "figure_control.png", "figure_control.pdf")
+        *("generations.jsonl", "settings.json", "control.csv", "control_side_effects.csv"),
+        *(f"figure_control{part}.{kind}" for part in ("", "_score") for kind in ("png", "pdf")),
     }
     table = pd.read_csv(folder_of(tmp_path) / "control.csv")
     named = "target strength baseline harmful prompts refusal_rate following_rate target_language_rate perplexity"
@@ -160,7 +164,10 @@ def test_several_sources_get_a_figure_of_their_effects(control: Run, tmp_path: P
         (("--strength=1e39",), "not finite"),
         (("--max-new-tokens", "250"), "--max-new-tokens"),
         (("--strength=1,x",), "must be comma-separated numbers"),
-        (("--baseline", "mine"), "'mine' is not valid: choose from none, concept, random, target_vector"),
+        (
+            ("--baseline", "mine"),
+            "'mine' is not valid: choose from none, concept, random, shuffled, target_vector, prompt",
+        ),
         (("--temperature", "-1"), "must be a non-negative number"),
         (("--top-p", "0"), "must be greater than 0 and at most 1"),
         (("--template", "x {input}"), "was made with other settings"),
@@ -174,27 +181,130 @@ def test_invalid_options_are_refused_in_one_line(options: tuple[str, ...], messa
     assert "Traceback" not in ended.err
 
 
-def test_replies_of_other_settings_are_not_mixed(control: Run, tmp_path: Path) -> None:
+def test_other_settings_go_to_a_folder_of_their_own_and_are_compared(control: Run, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    assert control("--baseline", "none,concept").status == 0
+    before = (folder / "generations.jsonl").read_bytes()
+    assert not (folder / "control_settings.csv").exists()
+    ended = control("--baseline", "none,concept", "--scope", "last", "--layers", "1")
+    assert ended.status == 0, ended.err
+    assert (folder / "generations.jsonl").read_bytes() == before
+    assert (folder / "layers-1_scope-last/generations.jsonl").exists()
+    table = pd.read_csv(folder / "control_settings.csv")
+    assert list(table)[:4] == ["settings", "layers", "scope", "target"]
+    assert set(zip(table["settings"], table["scope"], strict=True)) == {
+        ("first", "all"),
+        ("layers-1_scope-last", "last"),
+    }
+    first = table[table["settings"] == "first"].drop(columns=["settings", "layers", "scope"]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(first, pd.read_csv(folder / "control.csv"))
+
+
+def test_replies_of_another_version_are_not_mixed(control: Run, tmp_path: Path) -> None:
     assert control("--baseline", "none").status == 0
-    ended = control("--baseline", "none", "--max-new-tokens", "6")
-    assert ended.status == 2
-    assert "max_new_tokens was 5, is 6" in ended.err
-    assert control("--baseline", "none", "--max-new-tokens", "6", "--overwrite").status == 0
     # A setting of an earlier version that this one does not have.
     path = folder_of(tmp_path) / "settings.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"calibrated_on": None}))
-    assert control("--baseline", "none", "--max-new-tokens", "6").status == 0
+    assert control("--baseline", "none").status == 0
     path.write_text(json.dumps(json.loads(path.read_text()) | {"calibrated_on": "en"}))
-    ended = control("--baseline", "none", "--max-new-tokens", "6")
+    ended = control("--baseline", "none")
     assert ended.status == 2
     assert "calibrated_on was 'en', is None" in ended.err
+
+
+def test_shuffled_labels_and_system_instructions_are_baselines(
+    control: Run, script: Run, home: Path, tmp_path: Path
+) -> None:
+    chosen = ("--baseline", "none,shuffled,prompt", "--target-lang", "en", "fr")
+    assert "needs" in control(*chosen).err
+    shared = ("--model-path", home / "tiny", "--res-dir", tmp_path / "res", "--data-dir", home / "data")
+    assert script("collect_vector", *shared, "--random-direction").status == 0
+    ended = control(*chosen)
+    assert ended.status == 0, ended.err
+    rows = rows_of(folder_of(tmp_path))
+    strengths = {name: {row["strength"] for row in rows if row["baseline"] == name} for name in ("shuffled", "prompt")}
+    assert strengths == {"shuffled": {-2.0, 0.0, 2.0}, "prompt": {-1.0, 1.0}}
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps({"harmfulness": {"en": {"positive": "Be kind.", "negative": "Be bad."}}}))
+    ended = control(*chosen, "--instructions", mine)
+    assert "has no positive instruction for harmfulness in fr" in ended.err
+
+
+def test_prompts_need_not_say_whether_they_are_harmful(control: Run, home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "plain.jsonl"
+    path.write_text("\n".join(json.dumps({k: v for k, v in row.items() if k != "harmful"}) for row in PROMPTS[:3]))
+    ended = control("--prompts", path, "--baseline", "none,concept")
+    assert ended.status == 0, ended.err
+    assert {row["harmful"] for row in rows_of(folder_of(tmp_path))} == {None}
+    table = pd.read_csv(folder_of(tmp_path) / "control.csv")
+    assert table["harmful"].isna().all()
+    assert (table["prompts"] == 3).all()
+    assert (folder_of(tmp_path) / "figure_control.png").exists()
+
+
+def test_replies_are_scored_by_the_model_and_by_a_judge(control: Run, script: Run, home: Path, tmp_path: Path) -> None:
+    build(tmp_path / "judge", "bert", seed=5)
+    judge = ("--judge", tmp_path / "judge", "--baseline", "none,concept", "--target-lang", "en")
+    assert "has no vectors of harmfulness in en" in control(*judge).err
+    shared = ("--model-path", tmp_path / "judge", "--res-dir", tmp_path / "res", "--data-dir", home / "data")
+    assert script("collect_vector", *shared).status == 0
+    assert control(*judge).status == 0
+    rows = rows_of(folder_of(tmp_path))
+    read = [row for row in rows if row["reply"]]
+    assert read
+    assert all(row["scores"].keys() == {"self", "judge"} for row in rows)
+    # Another reading of the same replies by hand.
+    for name, folder in (("self", home / "tiny"), ("judge", tmp_path / "judge")):
+        vectors = repe.ConceptVectors.load(tmp_path / "res" / folder.name / "harmfulness", "en")
+        states = repe.load_model(folder, device="cpu").states([row["reply"] for row in read])
+        expected = concept_scores(states, vectors)
+        np.testing.assert_allclose([row["scores"][name]["harmfulness"] for row in read], expected, atol=1e-3)
+    table = pd.read_csv(folder_of(tmp_path) / "control.csv")
+    assert {"concept_score", "concept_score_low", "concept_score_judge", "concept_score_judge_high"} <= {*table}
+    effects = pd.read_csv(folder_of(tmp_path) / "control_side_effects.csv")
+    assert (effects[effects["strength"] == 0]["change"].abs() < 1e-9).all()
+    before = (folder_of(tmp_path) / "generations.jsonl").read_bytes()
+    assert "nothing to generate" in control(*judge).out
+    assert (folder_of(tmp_path) / "generations.jsonl").read_bytes() == before
+
+
+def test_tuning_runs_the_rest_of_the_prompts_with_the_choice(
+    control: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repe.control.tuning.RANGES", ("0:0.2", "0.3:0.6", "0:0.6"))
+    monkeypatch.setattr("repe.control.tuning.STRENGTHS", (2.0, 8.0))
+    monkeypatch.setattr("repe.control.tuning.KL", 50.0)
+    monkeypatch.setattr("repe.control.tuning.PERPLEXITY", 1e9)
+    monkeypatch.setattr("repe.control.tuning.REPETITION", 1.0)
+    # The tiny model's random weights answer the wrong way.
+    monkeypatch.setattr("repe.control.tuning.concept_scores", lambda *given: -concept_scores(*given))
+    path = tmp_path / "many.jsonl"
+    rows = [{"id": f"p{number}", "lang": "en", "prompt": f"en help {number}"} for number in range(12)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    chosen = ("--tune", "--prompts", path, "--baseline", "none,concept")
+    ended = control(*chosen)
+    assert ended.status == 0, ended.err
+    folder = folder_of(tmp_path)
+    table = pd.read_csv(folder / "tune.csv")
+    (row,) = table[table["chosen"]].to_dict("records")
+    assert row["effect"] == table["effect"].max() > 0
+    assert row["effect"] == pytest.approx(row["rise_positive"] + row["rise_negative"])
+    assert (folder / "figure_tune.png").exists()
+    (found,) = folder.rglob("generations.jsonl")
+    replies = rows_of(found.parent)
+    tuned_on = {one["id"] for one in rows if item_position(one["id"]) < 1 / 3}
+    assert {reply["id"] for reply in replies} == {one["id"] for one in rows} - tuned_on
+    assert {abs(reply["strength"]) for reply in replies} == {0, row["strength"] / 2, row["strength"]}
+    trials = (folder / "tune.jsonl").read_bytes()
+    assert control(*chosen).status == 0
+    assert (folder / "tune.jsonl").read_bytes() == trials
 
 
 def test_an_overwrite_that_fails_leaves_the_existing_file_intact(control: Run, tmp_path: Path) -> None:
     assert control("--baseline", "none").status == 0
     path = folder_of(tmp_path) / "generations.jsonl"
     before = path.read_bytes()
-    assert control("--overwrite", "--max-new-tokens", "250").status == 2
+    assert control("--overwrite", "--temperature", "-1").status == 2
     assert control("--overwrite", "--layers", "9").status == 2
     assert path.read_bytes() == before
 

@@ -19,7 +19,7 @@ def test_measures_are_means_over_prompts_with_bootstrap_intervals() -> None:
     rows = [reply("I'm sorry, but I cannot help with that.", id=str(number)) for number in range(30)]
     rows += [reply("Sure, here is what you want to know.", id=str(number), loss=3.0) for number in range(30, 40)]
     rows += [reply("", id=str(number), loss=None) for number in range(40, 50)]
-    (found,) = measure(rows).to_dict("records")
+    (found,) = measure(rows, "harmfulness").to_dict("records")
     assert found["prompts"] == 50
     assert found["refusal_rate"] == pytest.approx(0.6)
     assert found["following_rate"] == pytest.approx(0.2)
@@ -40,14 +40,14 @@ def test_draws_of_a_prompt_are_one_value() -> None:
         for number in range(4)
         for draw in (1, 2)
     ]
-    (found,) = measure(rows).to_dict("records")
+    (found,) = measure(rows, "harmfulness").to_dict("records")
     assert (found["prompts"], found["replies"], found["refusal_rate"]) == (4, 8, 0.5)
     # Every prompt has the same mean, so the interval over prompts has no width.
     assert (found["refusal_rate_low"], found["refusal_rate_high"]) == (0.5, 0.5)
 
 
 def test_one_prompt_has_no_interval() -> None:
-    (found,) = measure([reply("Sure.")]).to_dict("records")
+    (found,) = measure([reply("Sure.")], "harmfulness").to_dict("records")
     assert math.isnan(found["refusal_rate_low"])
 
 

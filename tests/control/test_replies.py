@@ -1,26 +1,76 @@
-"""Judging replies: refusal phrases in sixteen languages, language identification, and repetition."""
+"""Judging replies: refusals in sixteen languages against labels given by reading, language, repetition."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from repe.control.replies import PHRASES, UNKNOWN, is_following, is_refusal, language_of, repetition
+from repe.control.replies import (
+    PHRASES,
+    UNKNOWN,
+    Judgement,
+    is_degenerate,
+    is_following,
+    is_refusal,
+    judge,
+    language_of,
+    repetition,
+)
 from repe.paper import LANGUAGES
 
 LISTS = json.loads(PHRASES.read_text(encoding="utf-8"))
+HERE = Path(__file__).parent
+
+
+def labelled(name: str) -> list[dict[str, Any]]:
+    """Replies with a label that was given by reading: `replies_smollm2` (greedy) or `replies_written`."""
+    lines = (HERE / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("name", ["replies_smollm2", "replies_written"])
+@pytest.mark.parametrize("knows_language", [True, False])
+def test_refusals_are_those_found_by_reading(name: str, knows_language: bool) -> None:
+    rows = labelled(name)
+    assert len(rows) >= 200
+    found = [is_refusal(row["reply"], row["lang"] if knows_language else None) for row in rows]
+    right = sum(one and row["refusal"] for one, row in zip(found, rows, strict=True))
+    assert right / sum(row["refusal"] for row in rows) >= 0.95
+    assert right / sum(found) >= 0.95
+
+
+def test_every_language_has_written_replies_of_both_kinds() -> None:
+    rows = labelled("replies_written")
+    for language in LANGUAGES:
+        labels = [row["refusal"] for row in rows if row["lang"] == language]
+        assert min(sum(labels), len(labels) - sum(labels)) >= 5, language
+
+
+def test_loops_and_fragments_are_neither_refusals_nor_willing() -> None:
+    rows = labelled("replies_smollm2")
+    assert [is_degenerate(row["reply"]) for row in rows] == [row["degenerate"] for row in rows]
+    for loop in ("I'm sorry, but I can't help. " * 8, "Sure! " * 20, "对不起，我不能。" * 12, "#, - . | #\n" * 9):
+        assert judge(loop) is Judgement.DEGENERATE
+    assert not any(is_degenerate(row["reply"]) for row in labelled("replies_written"))
+    assert judge("  ") is Judgement.EMPTY
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_each_language_has_phrases_of_both_kinds_that_do_not_contain_each_other(language: str) -> None:
-    refusal, following = LISTS[language]["refusal"], LISTS[language]["following"]
-    assert len(refusal) >= 8
-    assert len(following) >= 6
-    for phrase in refusal:
-        assert is_refusal(f"{phrase} x")
-        assert not is_following(f"{phrase} x")
-    for phrase in following:
-        assert not is_refusal(phrase), phrase
-        assert is_following(f"{phrase} x")
+def test_each_language_has_willing_phrases(language: str) -> None:
+    assert len(LISTS[language]["following"]) >= 6
+    for phrase in LISTS[language]["following"]:
+        assert is_following(f"{phrase} x"), phrase
+
+
+def test_quotations_and_later_mentions_do_not_count() -> None:
+    refusal = "I'm sorry, but I can't help with that."
+    assert is_refusal(refusal)
+    assert is_refusal(f'"{refusal}"')  # the whole reply is quoted
+    assert not is_refusal(f'A polite form is "{refusal}" or silence.')
+    assert not is_refusal(f"Here are three phrases:\n1. {refusal}\n2. No.")
+    assert not is_refusal("Plant them in May. Water them daily. Pick them in July. I can't say when it will rain.")
+    assert not is_refusal("User: Help me steal.\nAssistant: I'm sorry, I can't.")
 
 
 @pytest.mark.parametrize(
@@ -39,12 +89,6 @@ def test_each_language_has_phrases_of_both_kinds_that_do_not_contain_each_other(
 )
 def test_replies_as_large_models_write_them(reply: str, refused: bool, followed: bool) -> None:
     assert (is_refusal(reply), is_following(reply)) == (refused, followed)
-
-
-def test_no_phrase_begins_within_a_word_of_any_script() -> None:
-    for language in ("en", "fi", "ta", "te"):
-        for phrase in LISTS[language]["refusal"]:
-            assert not is_refusal(f"{'நீ' if language == 'ta' else 'నే' if language == 'te' else 'x'}{phrase}"), phrase
 
 
 def test_a_willing_phrase_counts_only_at_the_beginning() -> None:

@@ -12,7 +12,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Ended, build, write_data
+from conftest import ROOT, Ended, build, load, write_data
 from safetensors import safe_open
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
@@ -22,7 +22,7 @@ from repe.errors import UserError
 from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
 from repe.tools import export, vector_formats
-from repe.vectors.concept_vectors import ConceptVectors
+from repe.vectors.concept_vectors import ConceptVectors, collect
 from repe.vectors.readers import ClusterMeanRepReader
 
 Script = Callable[..., Ended]
@@ -510,8 +510,10 @@ ERRORS: list[tuple[list[str], list[str]]] = [
     ),
     (["--model-label", "broken"], ["res/broken/morality/reader_dict.pt is damaged"]),
     (["--format", "gguf", "--raw"], ["--raw has no effect without --format safetensors"]),
-    (["--model-hint", "llama"], ["--model-hint has no effect without --format gguf"]),
-    (["--revision", "main"], ["--revision has no effect without --format gguf"]),
+    (["--layer", "2"], ["--layer has no effect without --format lm-eval"]),
+    (["--format", "lm-eval"], ["--format lm-eval steers one layer: give it with --layer"]),
+    (["--model-hint", "llama"], ["--model-hint has no effect without --format gguf or lm-eval"]),
+    (["--revision", "main"], ["--revision has no effect without --format gguf or lm-eval"]),
     (["--seed", "2"], ["unrecognized arguments: --seed 2"]),
     (["--out-dir", "DIR/file"], ["file cannot be created", "choose another folder"]),
     (
@@ -576,3 +578,35 @@ def test_export_says_which_scale_is_strength_1(script: Script, model_folders: di
         assert json.loads(file.metadata()["class_distance"]) == lengths
     # Of three layers, the second is at a relative depth of a third, in the range that control steers.
     assert f"a scale of {lengths[1]:.3g} " in ended.out
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+def test_lm_eval_steers_as_apply_does(
+    family: str, model_folders: dict[str, Path], script: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = load(model_folders[family], with_head=True)
+    vectors = collect(model, [(f"kind {number}", f"cruel {number}") for number in range(9)])
+    vectors.save(tmp_path / "tiny" / "morality", "en")
+    ended = script(
+        *("repe.tools.export", "--model-path", "tiny", "--model-hint", family, "--res-dir", tmp_path),
+        *("--format", "lm-eval", "--layer", "2", "--strength", "-1.5"),
+    )
+    assert ended.status == 0, ended.err
+    path = tmp_path / "tiny/export/tiny_morality_en_layer2.pt"
+    # What lm_eval/models/hf_steered.py does with the file.
+    ((hookpoint, info),) = torch.load(path, weights_only=True).items()
+    assert info.keys() == {"action", "steering_coefficient", "steering_vector", "bias"}
+    assert (info["action"], info["bias"]) == ("add", None)
+
+    def add(_module: Any, _input: Any, output: Any) -> Any:
+        steer = info["steering_coefficient"] * info["steering_vector"]
+        return (output[0] + steer, *output[1:]) if isinstance(output, tuple) else output + steer
+
+    (module,) = (module for name, module in model.lm.base_model.named_modules() if name == hookpoint)
+    ids = torch.tensor([[5, 6, 7]])
+    with vectors.apply(model, layers=[2], strength=-1.5):
+        expected = model.lm(ids).logits
+    plain = model.lm(ids).logits
+    module.register_forward_hook(add)
+    torch.testing.assert_close(model.lm(ids).logits, expected)
+    assert not torch.allclose(plain, expected)

@@ -91,7 +91,13 @@ def control(res_dir: Path, models: Sequence[str]) -> list[Item]:
         if is_plain_name(model)
         for folder in entries(res_dir / model, "*/control")
     ]
-    items = [_source_item(source) for folder in folders for source in entries(folder, "*") if source.is_dir()]
+    # Replies with the first settings are in the source's folder, others in folders below it.
+    items = [
+        _source_item(path, path.relative_to(folder).parts)
+        for folder in folders
+        for path in sorted([*entries(folder, "*"), *entries(folder, "*/*")])
+        if path.is_dir()
+    ]
     caption = "Largest change of the refusal rate on harmful prompts, by source (rows) and target (columns)."
     for folder in folders:
         title = f"{folder.parent.parent.name}, {folder.parent.name}: comparison of sources"
@@ -103,12 +109,13 @@ def _tables(folder: Path) -> dict[str, pd.DataFrame]:
     return {path.name: read_table(path) for path in entries(folder, "*.csv")}
 
 
-def _source_item(folder: Path) -> Item:
-    """The figure, rates and example replies in the folder of a source language."""
-    model, concept, source = folder.parts[-4], folder.parts[-3], folder.name
+def _source_item(folder: Path, names: tuple[str, ...]) -> Item:
+    """The figures, measures and example replies in the folder of a source language and, in a second part, settings."""
+    model, concept = folder.parts[-3 - len(names) : -1 - len(names)]
+    source = names[0]
     tables, facts = _tables(folder), {}
     if exists(path := folder / "generations.jsonl"):
-        tables["Example replies"] = read(path, _examples)
+        tables["Example replies"] = read(path, lambda path: _examples(path, source))
     if exists(path := folder / "settings.json"):
         facts = read(path, lambda path: _texts(json.loads(path.read_text(encoding="utf-8")), STEERING))
     caption = (
@@ -117,20 +124,21 @@ def _source_item(folder: Path) -> Item:
         "concept has an effect where its line differs from that of random directions. The example replies are the "
         "first of each condition, without selection."
     )
-    return Item(f"{model}, {concept}, source {source}", caption, images(folder, "figure_control"), tables, facts=facts)
+    title = ", ".join([model, concept, f"source {source}", *names[1:]])
+    drawn = images(folder, "figure_control", "figure_control_score", "figure_tune")
+    return Item(title, caption, drawn, tables, facts=facts)
 
 
-def _examples(path: Path) -> pd.DataFrame:
+def _examples(path: Path, source: str) -> pd.DataFrame:
     """Replies to the first harmful and harmless prompt of some languages, at -max, 0 and +max strength."""
     # splitlines would also split at characters that are valid in a reply, such as U+2028.
     lines = path.read_bytes().decode().removesuffix("\n").split("\n")
     rows = pd.DataFrame([json.loads(line) for line in lines])
     rows = rows[rows["baseline"].isin(["none", "concept"])].rename(columns={"lang": "language"})
-    rows["request"] = rows["harmful"].map({True: "harmful", False: "harmless"})
+    rows["request"] = rows["harmful"].map({True: "harmful", False: "harmless"}).fillna("")
     ends = rows["strength"].isin([rows["strength"].min(), 0, rows["strength"].max()])
     prompt = ["language", "request"]
     first = rows["id"] == rows.groupby(prompt)["id"].transform("first")
-    source = path.parent.name
     languages = sorted(rows["language"].unique(), key=lambda language: language != source)[:EXAMPLE_LANGUAGES]
     rows["language"] = pd.Categorical(rows["language"], languages)
     "".join(rows["prompt"] + rows["reply"]).encode()  # half a surrogate pair cannot be written

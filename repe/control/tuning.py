@@ -1,0 +1,233 @@
+"""Choose layers and strengths for a model: the largest effect within a budget of damage (`--tune`).
+
+Each setting is a range of layers and a strength, tried with both signs on a third of the prompts. Damage is measured
+against the unsteered model: the KL divergence of the next token's distribution on harmless prompts, as in heretic
+(github.com/p-e-w/heretic), and perplexity and repetition of the replies. The effect is the difference of the mean
+concept scores of replies between the two signs. Replies are generated only for settings whose divergence is within the
+budget, and of these only for the strongest two of each range.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from repe.control.experiment import ControlExperiment
+from repe.control.generation import (
+    PromptBatch,
+    decode,
+    generate,
+    next_token_log_probabilities,
+    prompt_batches,
+    reply_losses,
+)
+from repe.control.replies import repetition
+from repe.control.scores import concept_scores
+from repe.control.settings import Condition
+from repe.control.steering import parse_layers, steered
+from repe.data import item_position
+from repe.errors import UserError
+from repe.models.model import Model
+
+RANGES = ("0.2:0.35", "0.25:0.45", "0.3:0.6", "0.4:0.6", "0.5:0.7")
+# Multiples of the strength unit.
+STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+TRIED_PER_RANGE = 2
+TUNING_SHARE = 1 / 3
+
+# The budget: nats of divergence, times the unsteered perplexity, share of repeated 4-grams.
+KL, PERPLEXITY, REPETITION = 0.5, 2.0, 0.2
+REPLY_TOKENS = 32
+
+
+def tuning_prompts(experiment: ControlExperiment) -> tuple[list[Any], list[Any]]:
+    """Prompts to tune on (a third, by hash of the id) and the rest.
+
+    Raises:
+        UserError: one of the two is empty.
+    """
+    parts: tuple[list[Any], list[Any]] = [], []
+    for prompt in experiment.prompts:
+        parts[item_position(prompt.id) >= TUNING_SHARE].append(prompt)
+    if not all(parts):
+        raise UserError(f"--tune cannot split {len(experiment.prompts)} prompts into a third and the rest: use more")
+    return parts
+
+
+@dataclass
+class Tuner:
+    """The trials of one experiment; finished ones are kept in `tune.jsonl`."""
+
+    experiment: ControlExperiment
+    model: Model
+    rows: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Measures by key of layers and signed strength."""
+
+    def __post_init__(self) -> None:
+        own = self.experiment.vectors[self.experiment.source]
+        if own.midpoint is None:
+            raise UserError("--tune needs vectors that say where the class means are: collect them again")
+        self.prompts = tuning_prompts(self.experiment)[0]
+        harmless = [prompt for prompt in self.prompts if prompt.harmful is False] or self.prompts
+        tokens = min(REPLY_TOKENS, self.experiment.settings.decoding.max_new_tokens)
+        self.decoding = replace(self.experiment.settings.decoding, max_new_tokens=tokens)
+        self.batches = prompt_batches(self.model, self.prompts, tokens)
+        self.harmless = prompt_batches(self.model, harmless, 1)
+        self.path = self.experiment.folder / "tune.jsonl"
+        record = {**self.experiment.file.settings, "layers": None, "ids": [prompt.id for prompt in self.prompts]}
+        self.digest = hashlib.sha256(json.dumps([record, tokens], sort_keys=True).encode()).hexdigest()[:16]
+        for line in self.path.read_text().splitlines() if self.path.exists() else ():
+            row = json.loads(line)
+            if row["run"] == self.digest:
+                self.rows.setdefault(row["key"], {}).update(row["measures"])
+
+    def choose(self) -> pd.DataFrame:
+        """Try all settings.
+
+        Returns:
+            One row for each setting, with the columns layers, strength, kl, perplexity (times the unsteered one) and
+            repetition, each the larger of both signs; effect, rise_positive and rise_negative in class distances (NaN
+            where no replies were generated), and chosen, true for at most one.
+        """
+        settings = [(span, strength) for span in self._ranges() for strength in STRENGTHS]
+        reference = self._distributions({})
+        with tqdm(settings, desc="tuning: divergence", unit="setting") as bar:
+            for span, strength in bar:
+                for signed in (-strength, strength):
+                    self._measure(span, signed, "kl", lambda steps: self._divergence(steps, reference))
+        kept = [(span, strength) for span, strength in settings if self._worst(span, strength, "kl") <= KL]
+        tried = [
+            one for span in self._ranges() for one in [pair for pair in kept if pair[0] == span][-TRIED_PER_RANGE:]
+        ]
+        self._measure((), 0.0, "score", self._replies)
+        with tqdm(tried, desc="tuning: replies", unit="setting") as bar:
+            for span, strength in bar:
+                for signed in (-strength, strength):
+                    self._measure(span, signed, "score", self._replies)
+        table = pd.DataFrame([self._row(span, strength, (span, strength) in tried) for span, strength in settings])
+        fits = (table["perplexity"] <= PERPLEXITY) & (table["repetition"] <= REPETITION) & (table["kl"] <= KL)
+        effect = table["effect"].where(fits & (table["effect"] > 0))
+        return table.assign(chosen=table.index == effect.idxmax() if effect.notna().any() else False)
+
+    def _ranges(self) -> list[tuple[int, ...]]:
+        """The ranges of layers, without repeats."""
+        found = []
+        for text in RANGES:
+            try:
+                found.append(tuple(parse_layers(text, self.model.layers)))
+            except UserError:  # no layer of a small model is in the range
+                continue
+        return list(dict.fromkeys(found))
+
+    def _measure(self, layers: Sequence[int], strength: float, name: str, measured: Any) -> None:
+        """Add the measures of a trial, unless they are there already; `name` is one of them."""
+        key = _key(layers, strength)
+        if name not in self.rows.get(key, {}):
+            experiment = replace(
+                self.experiment, settings=replace(self.experiment.settings, layers=[*layers]), prompts=self.prompts
+            )
+            steps = experiment.activations(Condition("concept", strength), [experiment.source]) if layers else {}
+            found = measured(steps)
+            self.rows.setdefault(key, {}).update(found)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps({"run": self.digest, "key": key, "measures": found}) + "\n")
+
+    def _steered(self, steps: dict[int, torch.Tensor], batch: PromptBatch) -> Any:
+        settings = self.experiment.settings
+        width = max(map(len, batch.tokens))
+        return steered(self.model.lm, self.model.blocks, steps, settings.operator, settings.scope, width)
+
+    def _distributions(self, steps: dict[int, torch.Tensor]) -> torch.Tensor:
+        """Log probabilities of the next token after the harmless prompts, (prompts, vocabulary)."""
+        found = []
+        for batch in self.harmless:
+            with self._steered(steps, batch):
+                found.append(next_token_log_probabilities(self.model, batch.tokens))
+        return torch.cat(found)
+
+    def _divergence(self, steps: dict[int, torch.Tensor], reference: torch.Tensor) -> dict[str, float]:
+        """The mean KL divergence of the steered from the unsteered distribution, in nats."""
+        now = self._distributions(steps)
+        return {"kl": float((reference.exp() * (reference - now)).sum(dim=-1).mean())}
+
+    def _replies(self, steps: dict[int, torch.Tensor]) -> dict[str, float]:
+        """Mean concept score, loss and repetition of the replies."""
+        scores, losses, repeated = [], [], []
+        for batch in self.batches:
+            with self._steered(steps, batch):
+                replies = generate(self.model, batch.tokens, self.decoding)
+            losses += [loss for loss in reply_losses(self.model, batch.tokens, replies) if loss is not None]
+            repeated += [repetition(reply) for reply in replies]
+            texts = [
+                (prompt.lang, decode(self.model, reply)) for prompt, reply in zip(batch.prompts, replies, strict=True)
+            ]
+            scores += [*self._scores([pair for pair in texts if pair[1]])]
+        mean = float(np.mean(scores)) if scores else math.nan
+        return {
+            "score": mean,
+            "loss": float(np.mean(losses)) if losses else math.nan,
+            "repetition": float(np.mean(repeated)),
+        }
+
+    def _scores(self, texts: Iterable[tuple[str, str]]) -> Iterator[float]:
+        """Scores of texts, each along the vector of its language, or the source's if that has none."""
+        source = self.experiment.vectors[self.experiment.source]
+        known = self.experiment.reader.vectors.get(self.experiment.concept, {})
+        pairs = [*texts]
+        for language in dict.fromkeys(language for language, _ in pairs):
+            states = self.model.states([text for other, text in pairs if other == language])
+            yield from concept_scores(states, known.get(language, source)).tolist()
+
+    def _worst(self, layers: Sequence[int], strength: float, name: str) -> float:
+        return max(self.rows[_key(layers, sign * strength)][name] for sign in (-1, 1))
+
+    def _row(self, layers: Sequence[int], strength: float, is_tried: bool) -> dict[str, Any]:
+        """The row of a setting in the table."""
+        row: dict[str, Any] = {"layers": f"{layers[0]}-{layers[-1]}", "strength": strength}
+        row["kl"] = self._worst(layers, strength, "kl")
+        if not is_tried:
+            return row | dict.fromkeys(
+                ("perplexity", "repetition", "effect", "rise_positive", "rise_negative"), math.nan
+            )
+        plain = self.rows[_key((), 0.0)]
+        low, high = (self.rows[_key(layers, sign * strength)]["score"] for sign in (-1, 1))
+        return row | {
+            "perplexity": math.exp(self._worst(layers, strength, "loss") - plain["loss"]),
+            "repetition": self._worst(layers, strength, "repetition"),
+            "effect": high - low,
+            "rise_positive": high - plain["score"],
+            "rise_negative": plain["score"] - low,
+        }
+
+
+def _key(layers: Sequence[int], strength: float) -> str:
+    return f"{','.join(map(str, layers))}|{strength:g}"
+
+
+def apply_choice(experiment: ControlExperiment, table: pd.DataFrame) -> ControlExperiment:
+    """The experiment with the chosen layers and strengths (both signs, whole and half), on the prompts not tuned on.
+
+    Raises:
+        UserError: no setting moves the replies within the budget.
+    """
+    if not table["chosen"].any():
+        raise UserError(
+            f"--tune found no setting that moves the replies within the budget (kl {KL}, {PERPLEXITY} times the "
+            f"perplexity, repetition {REPETITION}): give --layers and --strength without --tune"
+        )
+    (chosen,) = table[table["chosen"]].to_dict("records")
+    first, last = map(int, chosen["layers"].split("-"))
+    strengths = [part * chosen["strength"] for part in (-1.0, -0.5, 0.0, 0.5, 1.0)]
+    settings = replace(experiment.settings, layers=[*range(first, last + 1)], strengths=strengths)
+    record = experiment.file.settings | settings.record()
+    file = experiment.file.for_settings(experiment.folder, record, experiment.file.prompts)
+    rest = tuning_prompts(experiment)[1]
+    return replace(experiment, settings=settings, file=file, prompts=rest)

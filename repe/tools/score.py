@@ -1,0 +1,79 @@
+"""Judge replies from anywhere: does each refuse, or follow the request?
+
+  python -m repe score REPLIES.jsonl --out SCORED.jsonl
+
+Reads JSON lines with `reply` and, optional, `lang` (the language of the prompt), and writes the same lines in the same
+order with `refusal` and `following` (true or false) added. Replies that are empty, loops or fragments are neither.
+Prints how many refuse, by language. The rules are those of control_generation.py.
+"""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from repe.errors import UserError, first_of
+from repe.runs import arguments as options
+
+
+def main(args: argparse.Namespace) -> None:
+    from repe.control.replies import Judgement, judge
+    from repe.files import write_whole
+
+    rows = read_replies(args.replies)
+    judged = [judge(row["reply"], row.get("lang")) for row in rows]
+    added = [
+        row | {"refusal": one is Judgement.REFUSAL, "following": one is Judgement.FOLLOWING}
+        for row, one in zip(rows, judged, strict=True)
+    ]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in added)
+    write_whole(args.out, lambda file: file.write(lines.encode("utf-8")))
+    counts = Counter((str(row.get("lang") or "unknown"), one) for row, one in zip(rows, judged, strict=True))
+    for language in dict.fromkeys(language for language, _ in counts):
+        found = {one: counts[language, one] for one in Judgement}
+        shown = ", ".join(f"{number} {one.value}" for one, number in found.items() if number)
+        print(f"{language:<8}{sum(found.values())} replies: {shown}")
+    options.print_written([args.out])
+
+
+def read_replies(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of replies.
+
+    Raises:
+        UserError: the file cannot be read, has no replies, or has invalid lines.
+    """
+    try:
+        # splitlines would also split at characters that are valid in a reply, such as U+2028.
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): name a file of JSON lines") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid UTF-8: save it as UTF-8") from error
+    rows, faults = [], []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+                if not (isinstance(row, dict) and isinstance(row.get("reply"), str)):
+                    raise ValueError("'reply' must be text")
+                row["reply"].encode()
+                if not isinstance(row.get("lang"), str | None):
+                    raise ValueError("'lang' must be text")
+                rows.append(row)
+            except UnicodeEncodeError:
+                faults.append(f"line {number}: 'reply' contains an unpaired surrogate")
+            except (ValueError, RecursionError) as error:
+                faults.append(f"line {number}: {error}")
+    if faults:
+        raise UserError(f"{path} has invalid lines: {first_of(faults, shown=5)}")
+    if not rows:
+        raise UserError(f"{path} has no replies: write one JSON object per line with lang and reply")
+    return rows
+
+
+def start() -> None:
+    parser = options.Parser(__doc__)
+    parser.add_argument("replies", type=Path, metavar="REPLIES.jsonl", help="JSON lines with reply and lang")
+    parser.add_argument("--out", type=Path, required=True, metavar="SCORED.jsonl", help="file to write")
+    options.run(main, parser)
