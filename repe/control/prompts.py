@@ -150,9 +150,8 @@ def _prompt(content: Any, names: Mapping[str, str], number: int | None, words: b
         if ours != "harmful" and (not isinstance(value, kind) or isinstance(value, bool)):
             shown = json.dumps(value)[:40] if names[ours] in content else "missing"
             raise ValueError(f"{names[ours]!r} must be text, but is {shown}")
-    prompt = Prompt(
-        str(found["id"]), found["lang"], found["prompt"], _harmful(found["harmful"], names["harmful"], words)
-    )
+    identity, language, text = (str(found[name]) for name in ("id", "lang", "prompt"))
+    prompt = Prompt(identity, language, text, _harmful(found["harmful"], names["harmful"], words))
     if not is_plain_name(prompt.lang):
         raise ValueError(f"{names['lang']!r} {prompt.lang!r} is not a valid name")
     if not (prompt.id.strip() and prompt.prompt.strip()):

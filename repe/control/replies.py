@@ -74,7 +74,7 @@ def judge(reply: str, language: str | None = None) -> Judgement:
         return Judgement.EMPTY
     if is_degenerate(reply):
         return Judgement.DEGENERATE
-    languages = LANGUAGES
+    languages: tuple[str, ...] = LANGUAGES
     if language in LANGUAGES:
         languages = tuple(dict.fromkeys((language, "en", *({language_of(reply)} & {*LANGUAGES}))))
     if _refuses(reply, languages):

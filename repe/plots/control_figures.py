@@ -98,7 +98,12 @@ def _panel(axes: Axes, rows: pd.DataFrame, is_source: bool, column: str) -> None
         # In the source's panel, the target's vector is the source's vector.
         if line.empty or (is_source and baseline == "target_vector"):
             continue
-        style = {"color": colour, "linestyle": dashes or "none", "linewidth": 1, "ms": 2.5 if dashes else 3.5}
+        style: dict[str, Any] = {
+            "color": colour,
+            "linestyle": dashes or "none",
+            "linewidth": 1,
+            "ms": 2.5 if dashes else 3.5,
+        }
         axes.plot(line["strength"], line[column], label=label, marker="." if dashes else "D", **style)
         low, high = line[f"{column}_low"], line[f"{column}_high"]
         if dashes:

@@ -30,7 +30,8 @@ def baselines(text: str) -> list[str]:
 
 def prompt_fields(text: str) -> dict[str, str]:
     """The type of `--prompt-fields`."""
-    fields = dict(part.split("=", 1) if "=" in part else (part, "") for part in text.split(","))
+    parts = (part.partition("=") for part in text.split(","))
+    fields = {ours: theirs for ours, _, theirs in parts}
     if bad := [f"{ours}={theirs}" for ours, theirs in fields.items() if ours not in PROMPT_FIELDS or not theirs]:
         raise argparse.ArgumentTypeError(
             f"{bad[0]!r} is not valid: give OURS=THEIRS with OURS from {', '.join(PROMPT_FIELDS)}"

@@ -173,10 +173,11 @@ def collect(
         without.append(ConceptVectors(*fitted.stacked(), method, len(kept)))
     record = getattr(model, "record", {})
     vectors = ConceptVectors(directions, signs, method, len(pairs), norms, held_out, record, split_half, without)
-    return replace(vectors, **_class_means(vectors, states, labels))
+    distance, midpoint = _class_means(vectors, states, labels)
+    return replace(vectors, class_distance=distance, midpoint=midpoint)
 
 
-def _class_means(vectors: ConceptVectors, states: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
+def _class_means(vectors: ConceptVectors, states: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """`class_distance` and `midpoint` of vectors.
 
     Args:
@@ -190,7 +191,7 @@ def _class_means(vectors: ConceptVectors, states: torch.Tensor, labels: torch.Te
         means.append([float(projections[side].double().mean()) for side in (labels, ~labels)])
     positive, negative = np.array(means).T
     distance, middle = positive - negative, (positive + negative) / 2
-    return {"class_distance": distance.astype(np.float32), "midpoint": middle.astype(np.float32)}
+    return distance.astype(np.float32), middle.astype(np.float32)
 
 
 def fitted_on(train_pairs: int) -> int:
