@@ -4,10 +4,12 @@
 * multilingual-e5-small, an encoder for about 100 languages: stages 1 to 4, seven concepts in sixteen languages;
 * SmolLM2-135M-Instruct, a chat model that reads mostly English: stages 1 to 5, three concepts in three languages.
 
-Both run a second time with random weights (`--untrained`), as the floor of every accuracy. Texts are split by item: all
-contexts of an act are either trained on or tested. Results go to demo/res; existing results are kept.
+Both also run with random weights (`--untrained`), as a floor of every accuracy. The text is the probe set in
+demo/probes, split by item, so that no item is both trained on and tested. Results go to demo/res; existing results are
+kept.
 """
 
+import json
 import subprocess
 import sys
 from functools import partial
@@ -20,19 +22,23 @@ from demo.real_models import CONVERTERS, model_folder
 from repe.errors import UserError
 
 RESULTS = "demo/res"
-DATA = "demo/pocket/data"
-PROMPTS = "demo/pocket/prompts.jsonl"
+DATA = "demo/probes/data"
 ENCODER, CHAT = "multilingual-e5-small", "SmolLM2-135M-Instruct"
+SEEDS = (1, 2, 3)  # of random weights
 # What SmolLM2 reads well enough, and what takes a few minutes on one core.
 CHAT_SETS = ("--lang", "en", "es", "fr", "--concept", "morality", "truthfulness", "harmfulness")
+# The first prompts of the probe set: harmful and harmless ones, in each language.
+PROMPTS, PROMPT_LANGUAGES, PROMPTS_EACH = f"{RESULTS}/prompts.jsonl", ("en", "es"), 6
 CONTROL = (
-    *("--source-lang", "en", "--target-lang", "en", "es", "--prompts", PROMPTS, "--concept", "harmfulness"),
-    *("--strength=-1,0,1", "--baseline", "none,concept,random", "--random-draws", "1", "--max-new-tokens", "32"),
+    *("--source-lang", "en", "--target-lang", *PROMPT_LANGUAGES, "--prompts", PROMPTS, "--concept", "harmfulness"),
+    *("--baseline", "none,concept,random", "--random-draws", "1", "--max-new-tokens", "32"),
 )
+# The languages that each model saw most of in training, as far as its model card says.
+HIGH_RESOURCE = {CHAT: ("--high-resource", "en")}
 FIGURES = (
     "cross_model/figure7_similarity_all.png",
-    "cross_model/figure2_recognition_accuracy.png",
-    f"{CHAT}-item/harmfulness/control/en/figure_control.png",
+    f"cross_model/floors_{ENCODER}-item.png",
+    f"{CHAT}-item/harmfulness/control/en/figure_control_score.png",
 )
 
 
@@ -47,26 +53,54 @@ def recognize(model: str, *more: str) -> None:
         run(script, *options(model), "--data-dir", DATA, *more)
 
 
-def chat_model() -> None:
-    """Stages 1, 2 and 5 of the chat model, and its floor."""
-    recognize(CHAT, *CHAT_SETS)
+def floors(model: str, *more: str) -> None:
+    """Stages 1 and 2 with random weights."""
+    for seed in SEEDS:
+        recognize(model, "--untrained", "--seed", str(seed), *more)
+
+
+def control() -> None:
+    """Stages 1, 2 and 5 of the chat model."""
+    write_prompts(ROOT / PROMPTS)
+    recognize(CHAT, *CHAT_SETS, "--cache-states", f"{RESULTS}/states")
     run("control_generation.py", *options(CHAT), *CONTROL)
-    recognize(CHAT, "--untrained", *CHAT_SETS)
+
+
+def write_prompts(path: Path) -> None:
+    """Write the first prompts of the probe set in the languages of the demo."""
+    lines = (ROOT / "demo/probes/prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    chosen = []
+    for language in PROMPT_LANGUAGES:
+        for harmful in (True, False):
+            wanted = {"lang": language, "harmful": harmful}.items()
+            chosen += [line for line in lines if wanted <= json.loads(line).items()][:PROMPTS_EACH]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in chosen), encoding="utf-8")
+
+
+def compare(model: str, folder: str) -> None:
+    """Figures and tables of a model and its untrained twin."""
+    where = ("--res-dir", RESULTS, "--out-dir", f"{RESULTS}/{folder}", "--split-by", "item")
+    known = HIGH_RESOURCE.get(model, ())
+    run("recognize_concept.py", *where, "--cross-model", model, "--bootstrap", "--floors", "--data-dir", DATA)
+    compared = (*where, "--cross-model", f"{model},{model}-untrained", *known)
+    run("consistency_analysis.py", *compared, "--permutations")
+    run("transferability_analysis.py", *compared, "--bootstrap")
 
 
 def main() -> None:
     for name in CONVERTERS:
         model_folder(name)
-    side_by_side([partial(recognize, ENCODER), chat_model, partial(recognize, ENCODER, "--untrained")])
-    # The two models know different languages, so each has figures and tables of its own, with its floor.
-    compared = f"{ENCODER},{ENCODER}-untrained"
-    for script in ("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py"):
-        for models, folder in ((compared, "cross_model"), (f"{CHAT},{CHAT}-untrained", "cross_model_chat")):
-            where = ("--res-dir", RESULTS, "--out-dir", f"{RESULTS}/{folder}", "--split-by", "item")
-            run(script, *where, "--cross-model", models)
+    states = ("--cache-states", f"{RESULTS}/states")
+    # The longest first. One process for each core.
+    side_by_side(
+        [control, partial(recognize, ENCODER, *states), partial(floors, ENCODER), partial(floors, CHAT, *CHAT_SETS)]
+    )
+    # The two models know different languages, so each has figures and tables of its own.
+    side_by_side([partial(compare, ENCODER, "cross_model"), partial(compare, CHAT, "cross_model_chat")])
     run("-m", "repe", "report", "--res-dir", RESULTS)
     print("\nOpen these first:")
-    print(*(f"  {(ROOT / RESULTS / figure).relative_to(ROOT)}" for figure in FIGURES), sep="\n")
+    print(*(f"  {RESULTS}/{figure}" for figure in FIGURES), sep="\n")
     print(f"All figures and tables on one page: {RESULTS}/cross_model/report.html")
 
 

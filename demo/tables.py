@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""The tables of demo/README.md, from the CSV files in demo/tables.
+
+python demo/tables.py           print the tables
+python demo/tables.py --copy    first copy the CSV files from demo/res, where `make demo` wrote them
+"""
+
+import argparse
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+DEMO = Path(__file__).parent
+TABLES = DEMO / "tables"
+# Where `make demo` writes the files, below demo/res.
+SOURCES = {
+    "encoder_floors.csv": "cross_model/floors.csv",
+    "encoder_intervals.csv": "cross_model/recognition_intervals.csv",
+    "encoder_similarity.csv": "cross_model/similarity.csv",
+    "encoder_table1.csv": "cross_model/table1_linguistic_correlation.csv",
+    "encoder_transfer.csv": "cross_model/transfer.csv",
+    "chat_floors.csv": "cross_model_chat/floors.csv",
+    "chat_control.csv": "SmolLM2-135M-Instruct-item/harmfulness/control/en/control.csv",
+}
+ALL = "all"
+
+
+def read(name: str) -> pd.DataFrame:
+    return pd.read_csv(TABLES / name, keep_default_na=False, na_values=[""])
+
+
+def recognition() -> str:
+    """The encoder's accuracy by language, mean over concepts, beside its floors."""
+    means = read("encoder_floors.csv").groupby("language", sort=False)[["untrained", "text"]].mean()
+    found = read("encoder_intervals.csv").query("concept == @ALL and language != @ALL")
+    rows = [
+        (row.language, cell(row.accuracy), interval(row.accuracy_low, row.accuracy_high), *map(cell, floors))
+        for row in found.itertuples()
+        for floors in [means.loc[row.language]]
+    ]
+    return markdown(["language", "accuracy", "95 %", "untrained", "text"], rows)
+
+
+def nearest() -> str:
+    """The two languages whose vectors are most similar to a language's, in the encoder and with random weights."""
+    rows = []
+    table = read("encoder_similarity.csv").query("source != target")
+    trained, untrained = (table[table["model"] == model] for model in table["model"].unique()[:2])
+    floor = untrained.groupby("source")["similarity"].max()
+    for language, others in trained.groupby("source", sort=False):
+        first, second, *_, last = others.sort_values("similarity", ascending=False).itertuples()
+        named = [f"{one.target} {cell(one.similarity)}" for one in (first, second, last)]
+        rows.append((language, *named, cell(floor[language])))
+    return markdown(["language", "nearest", "second", "farthest", "nearest, untrained"], rows)
+
+
+def linguistic() -> str:
+    """Table 1: correlation of similarity with linguistic similarity, over pairs of languages."""
+    table = read("encoder_table1.csv")
+    trained, untrained = (table[table["model"] == model].set_index("distance") for model in table["model"].unique()[:2])
+    rows = [
+        (
+            distance,
+            cell(row.direct),
+            p_value(row.direct_p),
+            p_value(row.direct_p_holm),
+            cell(untrained.direct[distance]),
+        )
+        for distance, row in trained.iterrows()
+    ]
+    return markdown(["distance", "r", "p", "p (Holm)", "r, untrained"], rows)
+
+
+def transfer() -> str:
+    """Accuracy of other languages' vectors on a language, less that of its own."""
+    table = read("encoder_transfer.csv").query("source != target")
+    table = table[table["model"] == table["model"].iloc[0]]
+    rows = []
+    for language, others in table.groupby("target", sort=False):
+        english = others[others["source"] == "en"]
+        by_english = [(cell(one.delta), interval(one.delta_low, one.delta_high)) for one in english.itertuples()]
+        rows.append((language, *(by_english[0] if by_english else ("", "")), cell(others["delta"].mean())))
+    return markdown(["target", "from English", "95 %", "mean over sources"], rows)
+
+
+def chat() -> str:
+    """SmolLM2's accuracy by concept and language, beside its floors."""
+    rows = [
+        (
+            row.concept,
+            row.language,
+            cell(row.accuracy),
+            interval(row.low, row.high),
+            cell(row.untrained),
+            cell(row.text),
+        )
+        for row in read("chat_floors.csv").itertuples()
+    ]
+    return markdown(["concept", "language", "accuracy", "95 %", "untrained", "text"], rows)
+
+
+def control() -> str:
+    """SmolLM2's replies under control, English prompts and Spanish ones."""
+    table = read("chat_control.csv")
+    rows = []
+    for row in table[table["baseline"].isin(["concept", "random"])].itertuples():
+        score = f"{cell(row.concept_score)} {interval(row.concept_score_low, row.concept_score_high)}"
+        kind = "harmful" if str(row.harmful) == "True" else "harmless"
+        measures = (cell(row.perplexity), cell(row.repetition), cell(row.refusal_rate), cell(row.target_language_rate))
+        rows.append((row.target, kind, row.baseline, f"{row.strength:g}", score, *measures))
+    names = [
+        "prompts",
+        "kind",
+        "vector",
+        "strength",
+        "concept score",
+        "perplexity",
+        "repetition",
+        "refusals",
+        "language kept",
+    ]
+    return markdown(names, rows)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    one.__name__: one for one in (recognition, nearest, linguistic, transfer, chat, control)
+}
+
+
+def cell(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.2f}"
+
+
+def interval(low: float, high: float) -> str:
+    return "" if pd.isna(low) else f"[{low:.2f}, {high:.2f}]"
+
+
+def p_value(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.4f}"
+
+
+def markdown(names: list[str], rows: list[tuple[object, ...]]) -> str:
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--copy", action="store_true", help="copy the CSV files from demo/res first")
+    if parser.parse_args().copy:
+        TABLES.mkdir(exist_ok=True)
+        for name, source in SOURCES.items():
+            shutil.copyfile(DEMO / "res" / source, TABLES / name)
+    for name, block in BLOCKS.items():
+        print(f"{name}\n\n{block()}\n")
+
+
+if __name__ == "__main__":
+    main()
