@@ -41,6 +41,8 @@ RANGES = ("0.2:0.35", "0.25:0.45", "0.3:0.6", "0.4:0.6", "0.5:0.7")
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 TRIED_PER_RANGE = 2
 TUNING_SHARE = 1 / 3
+# Of the tuning prompts, so many are tried: 20 sets of replies then take minutes on a CPU.
+MOST_PROMPTS = 16
 
 # The budget: nats of divergence, times the unsteered perplexity, share of repeated 4-grams.
 KL, PERPLEXITY, REPETITION = 0.5, 2.0, 0.2
@@ -74,7 +76,8 @@ class Tuner:
         own = self.experiment.vectors[self.experiment.source]
         if own.midpoint is None:
             raise UserError("--tune needs vectors that say where the class means are: collect them again")
-        self.prompts = tuning_prompts(self.experiment)[0]
+        ordered = sorted(tuning_prompts(self.experiment)[0], key=lambda prompt: item_position(prompt.id))
+        self.prompts = ordered[:MOST_PROMPTS]
         harmless = [prompt for prompt in self.prompts if prompt.harmful is False] or self.prompts
         tokens = min(REPLY_TOKENS, self.experiment.settings.decoding.max_new_tokens)
         self.decoding = replace(self.experiment.settings.decoding, max_new_tokens=tokens)
