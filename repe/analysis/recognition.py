@@ -80,5 +80,5 @@ def unit_directions(vectors: Mapping[str, ConceptVectors]) -> torch.Tensor:
 
 def _direction(vectors: ConceptVectors) -> torch.Tensor:
     first = vectors.directions[:, 0]
-    signed = READERS[vectors.method].signed_recognition
+    signed = vectors.method not in READERS or READERS[vectors.method].signed_recognition
     return torch.from_numpy(first * vectors.signs[:, :1] if signed else first)
