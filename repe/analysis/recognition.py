@@ -102,5 +102,5 @@ def correct_pairs_by_fold(
 
 def _direction(vectors: ConceptVectors) -> torch.Tensor:
     first = vectors.directions[:, 0]
-    signed = READERS[vectors.method].signed_recognition
+    signed = vectors.method not in READERS or READERS[vectors.method].signed_recognition
     return torch.from_numpy(first * vectors.signs[:, :1] if signed else first)

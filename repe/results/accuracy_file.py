@@ -30,8 +30,17 @@ class AccuracyFile(ResultFile):
     """`acc.pt`: accuracy, correct pairs and validation accuracy by source and target; test pairs and keys by target."""
 
     stem = "acc"
-    tables: ClassVar = {"accuracy": 2, "test_pairs": 1, "test_keys": 1, "correct": 2, "validation": 2}
-    optional: ClassVar = {"test_items": 1, "nulls": 2, "detection": 2}
+    tables: ClassVar = {
+        "accuracy": 2,
+        "test_pairs": 1,
+        "test_keys": 1,
+        "correct": 2,
+        "validation": 2,
+        "test_items": 1,
+        "nulls": 2,
+        "detection": 2,
+    }
+    optional: ClassVar = ("test_items", "nulls", "detection")
 
     def _check(self, content: dict[str, Any]) -> None:
         super()._check(content)
@@ -61,7 +70,7 @@ class AccuracyFile(ResultFile):
     def _without_stale(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         targets, sources = (self.changed(name, meta.get(name, {})) for name in INPUTS)
         kept = dict(self.content)
-        for table, depth in self._all_tables.items():
+        for table, depth in self.tables.items():
             rows = kept[table] if depth == 2 else {"": kept[table]}
             fresh = {
                 source: {target: cell for target, cell in row.items() if target not in targets}

@@ -39,8 +39,8 @@ class ResultFile:
     stem = ""
     tables: ClassVar[Mapping[str, int]] = {}
     """Keys whose values are dicts by language that runs add to, and the number of languages that lead to an entry."""
-    optional: ClassVar[Mapping[str, int]] = {}
-    """The same for keys that a file may lack; an empty table is not written."""
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Those of the tables that a file may lack; an empty one is not written."""
 
     def __init__(self, res_dir: Path, folder: str, concept: str, kind: Kind) -> None:
         self.concept = plain_name(concept, "concept")
@@ -60,7 +60,7 @@ class ResultFile:
             UserError: the file is damaged, would run code, or was written by a later version.
         """
         if not self.has_file:
-            return {"format": FORMAT, "meta": {}, "layers": [], **{table: {} for table in self._all_tables}}
+            return {"format": FORMAT, "meta": {}, "layers": [], **{table: {} for table in self.tables}}
         content = read_archive(self.path)
         if isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] != FORMAT:
             raise UserError(f"{self.path} has format {content['format']!r}, not {FORMAT}: update this software")
@@ -92,15 +92,11 @@ class ResultFile:
         check_meta(meta)
         layers = content["layers"]
         expect(isinstance(layers, list) and layers == list(range(1, len(layers) + 1)) and layers, "layers are not 1..N")
-        for table, depth in self._all_tables.items():
+        for table, depth in self.tables.items():
             if table in self.optional and table not in content:
                 continue
             expect(isinstance(content[table], dict) and are_names(content[table]), f"no table {table}")
             expect(depth == 1 or all(are_names(row.keys()) for row in content[table].values()), f"names in {table}")
-
-    @property
-    def _all_tables(self) -> dict[str, int]:
-        return {**self.tables, **self.optional}
 
     def released_tables(self) -> tuple[int, dict[str, Any]]:
         """Number of layers and tables of the download, in the form that `add` takes."""
@@ -220,10 +216,9 @@ class ResultFile:
                 for name in INPUTS:
                     self.check_inputs(name, meta.get(name, {}))
             merged = {
-                name: _merged(old.get(name, {}), tables.get(name, {}), depth)
-                for name, depth in self._all_tables.items()
+                name: _merged(old.get(name, {}), tables.get(name, {}), depth) for name, depth in self.tables.items()
             }
-            merged = {name: table for name, table in merged.items() if table or name in self.tables}
+            merged = {name: table for name, table in merged.items() if table or name not in self.optional}
             numbers = list(range(1, layers + 1))
             made_by = _merged(old.get("meta", {}), {**meta, "concept": self.concept} if meta else meta, 2)
             content = {"format": FORMAT, "meta": made_by, "layers": numbers, **merged}

@@ -9,7 +9,6 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,6 +51,8 @@ class Task:
     """What makes the result."""
     seed: list[int]
     """Depends on `--seed`, concept and language, not on what else is run."""
+    cache: "StateCache | None"
+    """In place of the model."""
     sources: Mapping[str, ConceptVectors]
     """In stage 2: the vectors that have not been tried on this language yet."""
     training: "Mapping[str, Training]"
@@ -79,7 +80,7 @@ def vectors_to_collect(args: argparse.Namespace) -> Iterator[Task]:
     """The concept x language sets whose vectors are missing (all, with `--overwrite`)."""
     source = model_source(args)
     plan = processes.plan_once(lambda: _plan(args, source, VectorFile))
-    yield from _tasks(args, plan, _States(args, source, plan), "vectors", "collecting")
+    yield from _tasks(args, source, plan, "vectors", "collecting")
     if processes.is_main():
         from repe.runs import printed  # slow, and only the main process prints
 
@@ -96,9 +97,8 @@ def targets_to_recognize(args: argparse.Namespace) -> Iterator[Task]:
     source = model_source(args)
     file_type = NullsFile if args.nulls else AccuracyFile
     plan = processes.plan_once(lambda: _plan(args, source, file_type))
-    states = _States(args, source, plan)
-    training = _training(plan, states)
-    for task in _tasks(args, plan, states, "accuracies", "recognizing"):
+    training = _training(args, plan)
+    for task in _tasks(args, source, plan, "accuracies", "recognizing"):
         languages = [*plan.wanted[task.concept]]
         untried = languages if args.overwrite else task.file.untried(task.language, languages)
         if untried:  # else another run was faster
@@ -106,7 +106,7 @@ def targets_to_recognize(args: argparse.Namespace) -> Iterator[Task]:
             task.meta["vectors"] = {language: one.digest for language, one in task.sources.items()}
             if (args.nulls or args.cache_states) and not args.folds:
                 known = [one for one in (*untried, task.language) if (task.concept, one) in plan.splits]
-                task.training = {language: training(task.concept, language) for language in known}
+                task.training = {language: training(task.concept, language, task) for language in known}
             yield task
     if processes.is_main():
         from repe.runs import printed
@@ -117,15 +117,24 @@ def targets_to_recognize(args: argparse.Namespace) -> Iterator[Task]:
         printed.warn_of_few_items(files, plan.wanted, args.folds)
 
 
-def _training(plan: "_Plan", states: "_States") -> "Callable[[str, str], Training]":
+def _training(args: argparse.Namespace, plan: "_Plan") -> "Callable[[str, str, Task], Training]":
     """Training pairs of a concept and language; those of the languages of one concept stay in memory."""
     from repe.analysis.recognition import pair_states
     from repe.uncertainty.swaps import Training
 
-    @lru_cache(maxsize=max(map(len, plan.wanted.values())))
-    def training(concept: str, language: str) -> Training:
-        train, _ = plan.splits[concept, language]
-        return Training.of(pair_states(states.of(concept, language), train), train)
+    found: dict[str, dict[str, Training]] = {}
+
+    def training(concept: str, language: str, task: Task) -> Training:
+        if concept not in found:
+            found.clear()
+        if language not in found.setdefault(concept, {}):
+            train, _ = plan.splits[concept, language]
+            states: Any = task.model
+            if task.cache:
+                pairs = data.read_pairs(data.data_file(args.data_dir, concept, language), concept)
+                states = task.cache.of(data.texts_of(pairs))
+            found[concept][language] = Training.of(pair_states(states, train), train)
+        return found[concept][language]
 
     return training
 
@@ -261,31 +270,7 @@ def _check_existing(args: argparse.Namespace, plan: _Plan, vector_files: Mapping
             file.check_inputs("data", digests)
 
 
-class _States:
-    """Where states come from: the model, loaded when it is first needed, or a cache of its states."""
-
-    def __init__(self, args: argparse.Namespace, source: ModelSource, plan: _Plan) -> None:
-        self.args, self.source, self.plan = args, source, plan
-
-    @cached_property
-    def _model(self) -> Model:
-        return self.source.load()
-
-    @cached_property
-    def _cache(self) -> "StateCache":
-        from repe.vectors.state_cache import StateCache  # only with --cache-states
-
-        return StateCache(self.args.cache_states, self.source, self.plan.meta)
-
-    def of(self, concept: str, language: str) -> "Model | CachedStates":
-        """What has the states of the texts of a data file."""
-        if not self.args.cache_states:
-            return self._model
-        pairs = data.read_pairs(data.data_file(self.args.data_dir, concept, language), concept)
-        return self._cache.of(data.texts_of(pairs))
-
-
-def _tasks(args: argparse.Namespace, plan: _Plan, states: _States, what: str, doing: str) -> Iterator[Task]:
+def _tasks(args: argparse.Namespace, source: ModelSource, plan: _Plan, what: str, doing: str) -> Iterator[Task]:
     """This process's part of the plan, with a progress bar, and a closing line once all processes are done."""
     path = next(iter(plan.files.values())).path
     folder = f"{path.parent.parent}/*/{path.name}"
@@ -294,6 +279,12 @@ def _tasks(args: argparse.Namespace, plan: _Plan, states: _States, what: str, do
             print(f"nothing to do: {folder} has all {what} asked for (redo them with --overwrite)")
         return
     share = processes.share({one: plan.sizes[one] for one in plan.pending})
+    cache = None
+    if args.cache_states:
+        from repe.vectors.state_cache import StateCache  # only with this option
+
+        cache = StateCache(args.cache_states, source, plan.meta)
+    model = source.load() if share and not cache else None
     several = f" (process 1 of {processes.count()})" if processes.count() > 1 else ""
     with tqdm(share, desc=f"{doing}{several}", unit="set", disable=not processes.is_main()) as bar:
         for concept, language in bar:
@@ -301,8 +292,11 @@ def _tasks(args: argparse.Namespace, plan: _Plan, states: _States, what: str, do
             train, test = plan.splits[concept, language]
             meta = {**plan.meta, "data": {language: plan.digests[concept, language]}}
             seed = [args.seed, zlib.crc32(concept.encode()), zlib.crc32(language.encode())]
-            model = states.of(concept, language)
-            yield Task(concept, language, train, test, model, plan.files[concept], meta, seed, {}, {})
+            states: Any = model
+            if cache:
+                pairs = data.read_pairs(data.data_file(args.data_dir, concept, language), concept)
+                states = cache.of(data.texts_of(pairs))
+            yield Task(concept, language, train, test, states, plan.files[concept], meta, seed, cache, {}, {})
     processes.finished()
     if processes.is_main():
         concepts = ", ".join(dict.fromkeys(concept for concept, _ in plan.pending))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from repe.constants import LAYERS
+from repe.constants import LAYERS, METHODS
 from repe.data import Pairs, as_pairs, folds_of, train_size
 from repe.errors import UserError
 from repe.paper import TRAIN_SHARE
 from repe.uncertainty.ceilings import split_half_cosine
-from repe.vectors.readers import READERS, RandomRepReader
+from repe.vectors.readers import READERS, RandomRepReader, RepReader
 
 if TYPE_CHECKING:
     from repe.models.model import Model
@@ -148,8 +148,8 @@ def collect(
         UserError: the states leave no direction, or what `Model.states` raises.
         ValueError: the method does not exist.
     """
-    if method not in READERS:
-        raise ValueError(f"method must be one of {', '.join(READERS)}, not {method!r}")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     pairs = as_pairs(pairs)
     if not pairs:
         raise UserError("no training pairs: concept vectors need at least one")
@@ -157,7 +157,13 @@ def collect(
     labels = torch.tensor([[pair.first_is_positive, not pair.first_is_positive] for pair in pairs])
     texts = [text for pair in pairs for text in ((pair.pos, pair.neg) if pair.pos_first else (pair.neg, pair.pos))]
     states = model.states(texts).unflatten(1, (len(pairs), 2))
-    reader = partial(RandomRepReader, seed) if method == RandomRepReader.method else READERS[method]
+    reader: Callable[[], RepReader]
+    if method in READERS:
+        reader = partial(RandomRepReader, seed) if method == RandomRepReader.method else READERS[method]
+    else:
+        from repe.vectors.linear_reader import LinearRepReader  # scikit-learn takes seconds
+
+        reader = partial(LinearRepReader, method)
     directions, signs = reader().fit(states, labels).stacked()
     norms = torch.stack([state.float().norm(dim=-1).mean().cpu() for state in states]).numpy()
     split_half = split_half_cosine(states, labels, items) if method == "cluster_mean" else None

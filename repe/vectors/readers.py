@@ -125,45 +125,8 @@ class RandomRepReader(RepReader):
         return torch.from_numpy(drawn).to(states.device)
 
 
-class LogisticRepReader(RepReader):
-    """The weights of a logistic regression on single texts (scikit-learn: L2 penalty, C = 1, standardised states)."""
-
-    method = "logistic"
-    signed_recognition = True
-
-    def direction(self, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The weights in the space of the states, (1, hidden)."""
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.preprocessing import StandardScaler
-
-        rows, targets = _rows(states, labels)
-        scaler = StandardScaler().fit(rows)
-        weights = LogisticRegression(max_iter=1000).fit(scaler.transform(rows), targets).coef_
-        return torch.from_numpy(weights / scaler.scale_).to(states)
-
-
-class LDARepReader(RepReader):
-    """Linear discriminant analysis of single texts (scikit-learn: the covariance shrunk as Ledoit and Wolf 2004)."""
-
-    method = "lda"
-    signed_recognition = True
-
-    def direction(self, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The weights of the discriminant, (1, hidden)."""
-        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
-        discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(*_rows(states, labels))
-        return torch.from_numpy(discriminant.coef_).to(states)
-
-
-def _rows(states: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Single texts as scikit-learn takes them: float64 (texts, hidden), and bool (texts,)."""
-    return states.flatten(0, 1).double().cpu().numpy(), labels.flatten().cpu().numpy()
-
-
 READERS: dict[str, type[RepReader]] = {
-    reader.method: reader
-    for reader in (ClusterMeanRepReader, PCARepReader, RandomRepReader, LogisticRepReader, LDARepReader)
+    reader.method: reader for reader in (ClusterMeanRepReader, PCARepReader, RandomRepReader)
 }
 # The released downloads name the classes by this module.
 for _reader in READERS.values():

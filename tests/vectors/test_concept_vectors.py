@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from repe.constants import METHODS
 from repe.data import Pair, split_pairs
 from repe.errors import UserError
 from repe.vectors.concept_vectors import ConceptVectors, collect, fitted_on
-from repe.vectors.readers import READERS
 
 LAYERS, HIDDEN = 3, 8
 
@@ -60,7 +60,7 @@ def test_the_drawn_order_of_sides_matters_to_pca_only() -> None:
     assert np.abs(other - collect(MODEL, PAIRS, "pca").directions).max() > 0.1
 
 
-@pytest.mark.parametrize("method", sorted(READERS))
+@pytest.mark.parametrize("method", METHODS)
 def test_validation_vectors_are_fitted_on_the_first_four_fifths(method: str) -> None:
     vectors = collect(MODEL, PAIRS, method)
     part = collect(MODEL, PAIRS[:16], method)
@@ -111,7 +111,7 @@ def test_vectors_of_another_model_are_refused() -> None:
         vectors.check_fit("en", LAYERS + 1, HIDDEN)
 
 
-@pytest.mark.parametrize("method", sorted(READERS))
+@pytest.mark.parametrize("method", METHODS)
 def test_saved_vectors_are_loaded_again(method: str, tmp_path: Path) -> None:
     folder = tmp_path / "tiny" / "morality"
     saved = {language: collect(MODEL, pairs, method) for language, pairs in (("en", PAIRS), ("xx", PAIRS[:10]))}

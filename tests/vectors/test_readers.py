@@ -6,7 +6,8 @@ import torch
 from sklearn.decomposition import PCA
 
 from repe.errors import UserError
-from repe.vectors.readers import READERS, ClusterMeanRepReader, PCARepReader, RandomRepReader, signs
+from repe.vectors.linear_reader import LinearRepReader
+from repe.vectors.readers import ClusterMeanRepReader, PCARepReader, RandomRepReader, signs
 
 LAYERS, PAIRS, HIDDEN = 3, 40, 12
 
@@ -113,7 +114,7 @@ def test_fitted_directions_rank_texts_as_scikit_learns_classifier(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    reader = READERS[method]().fit(states, labels)
+    reader = LinearRepReader(method).fit(states, labels)
     for layer, state in enumerate(states, start=1):
         rows, targets = state.flatten(0, 1).double().numpy(), labels.flatten().numpy()
         classifier = {
