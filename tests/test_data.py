@@ -82,7 +82,7 @@ def test_splitting_leaves_the_pairs_as_they_are(tmp_path: Path) -> None:
 
 
 def test_an_unknown_way_to_split_is_refused() -> None:
-    with pytest.raises(ValueError, match="by must be 'pair' or 'item', not 'items'"):
+    with pytest.raises(ValueError, match="by must be 'pair', 'item' or 'folds', not 'items'"):
         split_pairs([("a", "b")] * 5, by="items")
 
 

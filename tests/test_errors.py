@@ -79,7 +79,9 @@ def test_a_data_file_that_cannot_be_read(script: Script, with_results: list[obje
         path.unlink()
         path.mkdir()
         options = [*with_results, "--concept", "morality", "--lang", "en", language]
-        assert_refused(script("collect_vector", *options), f"morality_{language}.json cannot be read", "permissions")
+        assert_refused(
+            script("collect_vector", *options), f"morality_{language}.json cannot be read", "not a regular file"
+        )
 
 
 def test_all_invalid_files_are_named(script: Script, common: list[object], tmp_path: Path) -> None:

@@ -86,11 +86,10 @@ def test_every_item_once_gives_the_accuracies_of_the_file(tmp_path: Path) -> Non
         assert found.accuracies(ones)[0] == pytest.approx(expected)
 
 
-def test_pairs_with_the_same_key_are_one_item_with_several_outcomes(tmp_path: Path) -> None:
+def test_pairs_of_one_item_are_drawn_together(tmp_path: Path) -> None:
     """Both pairs of `g|1` count, and a draw takes both or none."""
-    keys = ["g|0", "g|1", "g|1", "g|2"]
-    file = write_accuracies(tmp_path, {"en": {"en": np.array([[0, 1, 0, 1]])}}, {"en": ["a", "b", "c", "d"]})
-    file.content["test_keys"]["en"] = keys  # which files may not have
+    items = {"en": ["g|0", "g|1", "g|1", "g|2"]}
+    file = write_accuracies(tmp_path, {"en": {"en": np.array([[0, 1, 0, 1]])}}, {"en": [*"abcd"]}, items=items)
     found = outcomes(file, own(["en"]), PAPER)
     assert found.correct[:, 0].tolist() == [0, 1, 1]
     assert found.present[:, 0].tolist() == [1, 2, 1]
