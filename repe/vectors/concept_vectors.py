@@ -148,13 +148,9 @@ def collect(
     labels = torch.tensor([[pair.first_is_positive, not pair.first_is_positive] for pair in pairs])
     texts = [text for pair in pairs for text in ((pair.pos, pair.neg) if pair.pos_first else (pair.neg, pair.pos))]
     states = model.states(texts).unflatten(1, (len(pairs), 2))
-    reader: Callable[[], RepReader]
-    if method in READERS:
-        reader = partial(RandomRepReader, seed) if method == RandomRepReader.method else READERS[method]
-    else:
-        from repe.vectors.linear_reader import LinearRepReader  # scikit-learn takes seconds
-
-        reader = partial(LinearRepReader, method)
+    reader: Callable[[], RepReader] = READERS.get(method, partial(_linear_reader, method))
+    if method == RandomRepReader.method:
+        reader = partial(RandomRepReader, seed)
     directions, signs = reader().fit(states, labels).stacked()
     norms = torch.stack([state.float().norm(dim=-1).mean().cpu() for state in states]).numpy()
     split_half = split_half_cosine(states, labels, items) if method == "cluster_mean" else None
@@ -162,8 +158,15 @@ def collect(
     if part := fitted_on(len(pairs)) if validation else 0:
         fitted = reader().fit(states[:, :part], labels[:part])
         held_out = ConceptVectors(*fitted.stacked(), method, part)
-    record = getattr(model, "record", {})
-    return ConceptVectors(directions, signs, method, len(pairs), norms, held_out, record, split_half)
+    return ConceptVectors(
+        directions, signs, method, len(pairs), norms, held_out, getattr(model, "record", {}), split_half
+    )
+
+
+def _linear_reader(method: str) -> RepReader:
+    from repe.vectors.linear_reader import LinearRepReader  # scikit-learn takes seconds
+
+    return LinearRepReader(method)
 
 
 def fitted_on(train_pairs: int) -> int:
