@@ -157,13 +157,9 @@ def collect(
     labels = torch.tensor([[pair.first_is_positive, not pair.first_is_positive] for pair in pairs])
     texts = [text for pair in pairs for text in ((pair.pos, pair.neg) if pair.pos_first else (pair.neg, pair.pos))]
     states = model.states(texts).unflatten(1, (len(pairs), 2))
-    reader: Callable[[], RepReader]
-    if method in READERS:
-        reader = partial(RandomRepReader, seed) if method == RandomRepReader.method else READERS[method]
-    else:
-        from repe.vectors.linear_reader import LinearRepReader  # scikit-learn takes seconds
-
-        reader = partial(LinearRepReader, method)
+    reader: Callable[[], RepReader] = READERS.get(method, partial(_linear_reader, method))
+    if method == RandomRepReader.method:
+        reader = partial(RandomRepReader, seed)
     directions, signs = reader().fit(states, labels).stacked()
     norms = torch.stack([state.float().norm(dim=-1).mean().cpu() for state in states]).numpy()
     split_half = split_half_cosine(states, labels, items) if method == "cluster_mean" else None
@@ -171,12 +167,7 @@ def collect(
     if part := fitted_on(len(pairs)) if validation and not folds else 0:
         fitted = reader().fit(states[:, :part], labels[:part])
         held_out = ConceptVectors(*fitted.stacked(), method, part)
-    without = []
-    fold_of = np.array(folds_of(pairs, folds)) if folds else np.empty(0)
-    for fold in range(folds):
-        kept = torch.from_numpy(np.flatnonzero(fold_of != fold))
-        fitted = reader().fit(states[:, kept.to(states.device)], labels[kept])
-        without.append(ConceptVectors(*fitted.stacked(), method, len(kept)))
+    without = _without_folds(reader, method, states, labels, folds_of(pairs, folds), folds) if folds else ()
     record = getattr(model, "record", {})
     vectors = ConceptVectors(directions, signs, method, len(pairs), norms, held_out, record, split_half, without)
     distance, midpoint = _class_means(vectors, states, labels)
@@ -198,6 +189,29 @@ def _class_means(vectors: ConceptVectors, states: torch.Tensor, labels: torch.Te
     positive, negative = np.array(means).T
     distance, middle = positive - negative, (positive + negative) / 2
     return distance.astype(np.float32), middle.astype(np.float32)
+
+
+def _without_folds(
+    reader: Callable[[], RepReader],
+    method: str,
+    states: torch.Tensor,
+    labels: torch.Tensor,
+    fold_of: Sequence[int],
+    folds: int,
+) -> list[ConceptVectors]:
+    """Vectors fitted without the pairs of each fold; states (layers, pairs, 2, hidden), labels bool (pairs, 2)."""
+    vectors = []
+    for fold in range(folds):
+        kept = torch.from_numpy(np.flatnonzero(np.array(fold_of) != fold))
+        fitted = reader().fit(states[:, kept.to(states.device)], labels[kept])
+        vectors.append(ConceptVectors(*fitted.stacked(), method, len(kept)))
+    return vectors
+
+
+def _linear_reader(method: str) -> RepReader:
+    from repe.vectors.linear_reader import LinearRepReader  # scikit-learn takes seconds
+
+    return LinearRepReader(method)
 
 
 def fitted_on(train_pairs: int) -> int:
