@@ -1,13 +1,10 @@
 #!/usr/bin/env python3
 """Stage 5: steer replies in many languages with the concept vector of one language (Section 5 of arXiv 2402.18120).
 
-  python control_generation.py --model-name llama2-chat --model-size 7B --concept harmfulness \\
-      --source-lang en --target-lang en fr zh --prompts prompts.jsonl
+  python control_generation.py --model-path MODEL --source-lang en --target-lang en fr --prompts prompts.jsonl
 
-Reads the vectors of stage 1 and the prompts. Writes to <res-dir>/<model>/<concept>/control/<source>/ the replies
-(generations.jsonl), refusal rates, concept scores and other measures (control.csv), and figures; other settings go to
-folders in it. For several sources also control_sources.csv and figure_control_sources, one folder up. --tune chooses
-layers and strengths for a model. The paper publishes no settings; these are our own (docs/control.md).
+Reads the vectors of stage 1 and the prompts. Writes replies, measures and figures to <res-dir>/<model>/<concept>/
+control/<source>/ (docs/control.md). The paper publishes no settings; these are our own.
 """
 
 import argparse

@@ -165,7 +165,7 @@ METHOD = {
         "--folds": {
             "type": number_of_folds,
             "metavar": "K",
-            "help": "test every pair once, in K folds of whole items, in a results folder of its own",
+            "help": "test every pair once, in K folds of whole items",
         },
         "--random-direction": {"action": "store_true", "help": "baseline: shuffle the training labels"},
         "--direction-method": {

@@ -53,8 +53,8 @@ CONTROL = {
         },
         "--prompt-fields": {
             "type": prompt_fields,
-            "metavar": "OURS=THEIRS,...",
-            "help": "names of the fields, e.g. prompt=instruction,lang=:en (:en is the value en)",
+            "metavar": "OURS=THEIRS",
+            "help": "names of the fields, e.g. prompt=instruction,lang=:en",
         },
     },
     "steering and generation": {
@@ -73,7 +73,7 @@ CONTROL = {
             "choices": ("class", "hidden", "raw"),
             "default": "class",
             "metavar": "UNIT",
-            "help": "class (distance of the class means), hidden (mean norm) or raw (default: class)",
+            "help": "class (distance of class means), hidden (mean norm), raw (default: class)",
         },
         "--operator": {
             "choices": OPERATORS,
@@ -91,13 +91,13 @@ CONTROL = {
             "type": baselines,
             "default": ",".join(DEFAULT_BASELINES),
             "metavar": "NAME,...",
-            "help": f"what to compare, of {','.join(BASELINES)} (default: {','.join(DEFAULT_BASELINES)})",
+            "help": f"of {','.join(BASELINES)} (see docs)",
         },
         "--instructions": {
             "type": Path,
             "default": INSTRUCTIONS,
             "metavar": "FILE",
-            "help": "system instructions of --baseline prompt (default: repe/control/instructions.json)",
+            "help": "system instructions of --baseline prompt",
         },
         "--judge": {
             "metavar": "PATH|HUB_ID",
@@ -111,7 +111,7 @@ CONTROL = {
         },
         "--tune": {
             "action": "store_true",
-            "help": "choose layers and strengths on a third of the prompts, and run the others with them",
+            "help": "choose layers and strengths on a third of the prompts",
         },
         "--max-new-tokens": {
             "type": positive_integer,
