@@ -7,6 +7,8 @@ import pytest
 from conftest import ROOT
 
 tables = pytest.importorskip("demo.tables", reason="demo/ was deleted")
+if not tables.TABLES.exists():
+    pytest.skip("the demo's results are not part of this copy", allow_module_level=True)
 README = (ROOT / "demo/README.md").read_text(encoding="utf-8")
 
 
