@@ -63,11 +63,11 @@ def test_negative_strengths_need_no_equals_sign(strength: str) -> None:
             (name, option)
             for name in ("consistency_analysis", "transferability_analysis")
             for option in (
-                *("--truncate", "--data-dir=x", "--device=cpu", "--dtype=float32", "--batch-size=2", "--overwrite"),
-                *("--template={input}", "--no-validation", "--cache-states=x", "--revision=x", "--untrained"),
-                "--trust-remote-code",
+                *("--truncate", "--device=cpu", "--dtype=float32", "--batch-size=2", "--overwrite"),
+                *("--template={input}", "--no-validation", "--revision=x", "--untrained", "--trust-remote-code"),
             )
         ),
+        *(("transferability_analysis", option) for option in ("--data-dir=x", "--cache-states=x")),
         ("consistency_analysis", "--bootstrap"),
         ("transferability_analysis", "--permutations"),
         ("transferability_analysis", "--distances=recorded"),
