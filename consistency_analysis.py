@@ -21,7 +21,10 @@ from repe.constants import OF_STATES
 from repe.runs import arguments as options
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    import numpy as np
 
     from repe.results.vector_file import VectorFile
     from repe.runs.comparison import Compared
@@ -49,7 +52,6 @@ def main(args: argparse.Namespace) -> None:
 
     from repe.analysis import consistency, linguistic_distance
     from repe.analysis.layer_selection import PAPER, selections, side_by_side
-    from repe.paper import SHARED_LANGUAGES
     from repe.plots import figures, tables
     from repe.plots.style import save
     from repe.results.vector_file import VectorFile
@@ -86,19 +88,7 @@ def main(args: argparse.Namespace) -> None:
             figure = figures.similarity_heat_maps(table, families)
             written += save(figure, out_dir, f"{HEAT_MAPS[panels]}{selection.suffix}")
 
-    # The similarity in each layer, over the languages that all families share.
-    shared = [language for language in SHARED_LANGUAGES if language in compared.languages]
-    if len(shared) > 1:
-        by_layer = []
-        for model, cosine in cosines.items():
-            at = [languages[model].index(language) for language in shared]
-            by_layer.append(consistency.similarity_by_layer(model, cosine[:, :, at][..., at]))
-        layers = pd.concat(by_layer)
-        written += tables.write_csv(layers, out_dir, "similarity_by_layer")
-        figure = figures.similarity_across_layers(layers, compared.families)
-        written += save(figure, out_dir, "similarity_across_layers")
-    else:
-        print("no similarity across layers: this needs at least two of the shared languages", *SHARED_LANGUAGES)
+    written += across_layers(compared, cosines, out_dir)
     written += further_measures(args, compared, out_dir)
     options.print_written(written)
     print(printed.between_languages(similarity[PAPER], "similarity", "similarity of concept vectors (cosine)"))
@@ -106,6 +96,32 @@ def main(args: argparse.Namespace) -> None:
     for language, reason in linguistic_distance.unknown_languages(compared.languages).items():
         print(f"{language} is left out of Table 1: {reason}")
     compared.unknown_high_resource("Split of Table 1")
+
+
+def across_layers(
+    compared: "Compared[VectorFile]", cosines: "Mapping[str, np.ndarray]", out_dir: "Path"
+) -> "list[Path]":
+    """The similarity in each layer, over the languages that all families share."""
+    import pandas as pd
+
+    from repe.analysis import consistency
+    from repe.paper import SHARED_LANGUAGES
+    from repe.plots import figures, tables
+    from repe.plots.style import save
+
+    shared = [language for language in SHARED_LANGUAGES if language in compared.languages]
+    if len(shared) < 2:
+        print("no similarity across layers: this needs at least two of the shared languages", *SHARED_LANGUAGES)
+        return []
+    by_layer = []
+    for model, cosine in cosines.items():
+        at = [compared.languages_of(model).index(language) for language in shared]
+        by_layer.append(consistency.similarity_by_layer(model, cosine[:, :, at][..., at]))
+    layers = pd.concat(by_layer)
+    written = tables.write_csv(layers, out_dir, "similarity_by_layer")
+    return written + save(
+        figures.similarity_across_layers(layers, compared.families), out_dir, "similarity_across_layers"
+    )
 
 
 def further_measures(args: argparse.Namespace, compared: "Compared[VectorFile]", out_dir: "Path") -> "list[Path]":

@@ -112,6 +112,18 @@ def read_regular(path: Path) -> bytes:
         return file.read()
 
 
+def numbered_lines(raw: bytes) -> list[tuple[int, str]]:
+    """The lines of a UTF-8 text that are not blank, with their numbers from 1; a byte order mark is left out.
+
+    `splitlines` would also split at characters that are valid in a line, such as U+2028.
+
+    Raises:
+        UnicodeDecodeError: the text is not valid UTF-8.
+    """
+    lines = raw.decode("utf-8-sig").split("\n")
+    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
 def check_inside(path: Path, folder: Path) -> Path:
     """`path` itself.
 

@@ -112,6 +112,13 @@ FAMILIES = {
 }
 
 
+def split_suffix(split: float, by: str = "pair", folds: int | None = None) -> str:
+    """What the name of a results folder ends in: nothing for the published split, else `-0.4-item`, `-folds5` etc."""
+    if folds:
+        return f"-folds{folds}"
+    return ("" if split == TRAIN_SHARE else f"-{split}") + ("" if by == "pair" else f"-{by}")
+
+
 def seven_billion(folders: Iterable[str]) -> list[str]:
     """The results folders of the paper's three models of about seven billion parameters, in the order of `folders`.
 

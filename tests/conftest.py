@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,6 +179,25 @@ def golden() -> Path:
     if not named:
         pytest.skip("REPE_GOLDEN does not name a folder of golden numbers")
     return Path(named) / "golden"
+
+
+# What made-up result files say of how they were made.
+RESULT_META: dict[str, Any] = {
+    "model": "tiny",
+    "family": "none",
+    "source": "tiny",
+    "revision": "",
+    "weights": "abc",
+    "template": "{input}",
+    "special_tokens": True,
+    "truncate": False,
+    "dtype": "float32",
+    "split": 0.8,
+    "method": "cluster_mean",
+    "random_direction": False,
+    "seed": None,
+    "versions": {"torch": "2", "transformers": "5"},
+}
 
 
 def write_accuracies(

@@ -13,5 +13,5 @@ def test_stage_1_reaches_its_first_direction_through_few_modules_and_functions()
     counts = re.search(r"(\d+) modules, (\d+) named functions", ended.stdout)
     assert counts, ended
     modules, functions = map(int, counts.groups())
-    assert 8 <= modules <= 20
-    assert 40 <= functions <= 105
+    assert 8 <= modules <= 18
+    assert 40 <= functions <= 104

@@ -13,7 +13,7 @@ from repe.analysis.layer_selection import PAPER, Selection
 from repe.errors import UserError
 from repe.results.accuracy_file import AccuracyFile
 from repe.uncertainty.bootstrap import ALL, accuracy_draws, bounds
-from repe.uncertainty.intervals import effective_items, wilson
+from repe.uncertainty.intervals import of_outcomes, wilson
 from repe.uncertainty.permutation import better_than, holm
 
 KEYS = ["concept", "model", "language"]
@@ -60,9 +60,7 @@ def interval_of(
         return np.nan, np.nan, None, None
     correct = file.cell("correct", language, language)[selection.accuracy_layer(file, language, language)]
     items = file.test_items(language)
-    worth = effective_items(correct, items)
-    low, high = wilson(correct.mean() * worth, worth)
-    return float(low), float(high), len(set(items)), len(items)
+    return *of_outcomes(correct, items), len(set(items)), len(items)
 
 
 def with_averages(table: pd.DataFrame) -> pd.DataFrame:

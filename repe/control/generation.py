@@ -97,10 +97,8 @@ def instructed(
     Raises:
         UserError: a prompt exceeds the context length together with its instruction and reply.
     """
-    texts = [
-        with_system(model.template, model.tokenizer, instruction).render(prompt.prompt)
-        for prompt, instruction in zip(prompts, instructions, strict=True)
-    ]
+    templates = {one: with_system(model.template, model.tokenizer, one) for one in {*instructions}}
+    texts = [templates[one].render(prompt.prompt) for prompt, one in zip(prompts, instructions, strict=True)]
     tokens: list[list[int]] = model.tokenizer(texts, add_special_tokens=model.template.special_tokens)["input_ids"]
     limit = model.max_tokens
     for prompt, ids in zip(prompts, tokens, strict=True):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from repe.errors import UserError, first_of
-from repe.files import is_plain_name, read_regular
+from repe.files import is_plain_name, numbered_lines, read_regular
 
 FIELDS: dict[str, type | tuple[type, ...]] = {"id": (str, int), "lang": str, "prompt": str, "harmful": bool}
 # Words for `harmful` in published sets: XSTest labels its prompts safe and unsafe.
@@ -69,7 +69,7 @@ def read_prompts(path: Path, fields: Mapping[str, str] | None = None) -> PromptF
     """
     try:
         raw = read_regular(path)
-        records = _records(raw.decode("utf-8-sig"), path.suffix.lower())
+        records = _records(raw, path.suffix.lower())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): choose a file with --prompts") from error
     except UnicodeDecodeError as error:
@@ -104,19 +104,18 @@ def _field_names(fields: Mapping[str, str]) -> list[dict[str, str]]:
     return [names | {"prompt": language, "lang": f":{language}"} for language in names["prompt"].split("+")]
 
 
-def _records(text: str, suffix: str) -> list[tuple[int, Any]]:
+def _records(raw: bytes, suffix: str) -> list[tuple[int, Any]]:
     """The entries of a file, each with its line's or its own number; what is not an object is kept for the message."""
     if suffix == ".csv":
-        return [*enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), start=2)]
+        text = io.StringIO(raw.decode("utf-8-sig"), newline="")
+        return [*enumerate(csv.DictReader(text, strict=True), start=2)]
     if suffix == ".json":
-        content = json.loads(text)
+        content = json.loads(raw.decode("utf-8-sig"))
         parts = [*content.values()] if isinstance(content, dict) else [content]
         if not all(isinstance(part, list) for part in parts):
             raise ValueError("expected a list of objects")
         return [*enumerate([record for part in parts for record in part], start=1)]
-    # splitlines would also split at characters that are valid in a text, such as U+2028.
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    return [(number, _parsed(line)) for number, line in lines]
+    return [(number, _parsed(line)) for number, line in numbered_lines(raw)]
 
 
 def _parsed(line: str) -> Any:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repe.errors import UserError
-from repe.models.gguf_check import check_gguf
 from repe.models.limits import check_index
 
 # Files of a model and its tokenizer; safetensors are preferred, the rest of a repository is never downloaded.
@@ -71,6 +70,8 @@ def find(source: str, revision: str | None = None, with_code: bool = False) -> M
     """
     path = Path(source)
     if path.suffix == ".gguf" and path.exists() and not path.is_dir():
+        from repe.models.gguf_check import check_gguf  # only for this format
+
         check_gguf(path)
         return ModelFolder(path.parent, path.stem, "", {"gguf_file": path.name})
     if path.is_dir():

@@ -62,7 +62,7 @@ def check_names(names: Any, path: Path) -> None:
 
 
 def pinned_attention(config: Mapping[str, Any]) -> dict[str, str]:
-    """Keywords for Transformers' loaders: PyTorch's own attention, whatever kernel the config asks for."""
+    """Keywords that make Transformers' loaders use PyTorch's attention if the config asks for another kernel."""
     parts = (config, *(value for value in config.values() if isinstance(value, dict)))
     asked = {part.get(name) for part in parts for name in ("attn_implementation", "_attn_implementation")}
     return {} if asked.issubset(ATTENTIONS) else {"attn_implementation": "sdpa"}
@@ -75,7 +75,10 @@ def in_child(work: Callable[[], str]) -> str:
         ValueError: the code fails or exceeds a limit.
     """
     if not hasattr(os, "fork"):
-        return work()
+        try:
+            return work()
+        except Exception as failure:  # of any type
+            raise ValueError(str(failure) or type(failure).__name__) from failure
     reader, writer = os.pipe()
     with warnings.catch_warnings(action="ignore"):  # of threads, which the child does not use
         child = os.fork()

@@ -4,6 +4,7 @@ Whatever can be read from a model itself is not listed here: layers are counted,
 special tokens are the tokenizer's own (with `auto`, those that its chat template writes).
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,18 +152,26 @@ def resolve_template(template: str, tokenizer: Any) -> Template:
         return Template(check_template(template), special_tokens=True)
     if not getattr(tokenizer, "chat_template", None):
         return Template(PLAIN, special_tokens=True)
-    conversation = [{"role": "user", "content": PLACE}]
     try:
-        text = in_child(
-            lambda: tokenizer.apply_chat_template(
-                conversation, tokenize=False, add_generation_prompt=True, date_string=FIXED_DATE
-            )
-        )
+        text = _rendered(tokenizer, [{"role": "user", "content": PLACE}])
     except (OSError, ValueError) as error:
         raise UserError(f"the tokenizer's chat template fails ({error}): give another with --template") from error
     if PLACE not in text:
         raise UserError(f"the tokenizer's chat template drops the text: give another with --template '{PLAIN}'")
     return Template(text, special_tokens=False)
+
+
+def _rendered(tokenizer: Any, conversation: Sequence[Mapping[str, str]]) -> str:
+    """The tokenizer's chat template of a conversation, up to the reply.
+
+    Raises:
+        OSError, ValueError: the template, which is code, fails or takes too long.
+    """
+    return in_child(
+        lambda: tokenizer.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=True, date_string=FIXED_DATE
+        )
+    )
 
 
 def with_system(template: Template, tokenizer: Any, instruction: str) -> Template:
@@ -174,10 +183,8 @@ def with_system(template: Template, tokenizer: Any, instruction: str) -> Templat
     if not template.special_tokens:
         conversation = [{"role": "system", "content": instruction}, {"role": "user", "content": PLACE}]
         try:
-            text = tokenizer.apply_chat_template(
-                conversation, tokenize=False, add_generation_prompt=True, date_string=FIXED_DATE
-            )
-        except Exception:  # of any type: some templates refuse system messages
+            text = _rendered(tokenizer, conversation)
+        except (OSError, ValueError):  # some templates refuse system messages
             text = ""
         if PLACE in text and instruction.strip() in text:
             return Template(text, special_tokens=False)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 from repe.errors import UserError
 from repe.files import are_names, entries, exists, locked, plain_name
-from repe.paper import FAMILIES, TRAIN_SHARE, Family, family_by_name
+from repe.paper import FAMILIES, Family, family_by_name, split_suffix
 from repe.results import torch_archive
 from repe.results.meta import INPUTS, SETTINGS, check_meta, damaged, expect, read_archive, setting
 
@@ -134,11 +134,7 @@ class ResultFile:
         meta, folder = self.meta, self.path.parents[1].name
         known = {"concept": self.concept, "method": self.kind.method, "random_direction": self.kind.random_direction}
         if "model" in meta and "split" in meta:
-            split = "" if meta["split"] == TRAIN_SHARE else f"-{meta['split']}"
-            by = setting(meta, "split_by")
-            suffix = f"{split}{'' if by == 'pair' else f'-{by}'}"
-            if meta.get("folds"):
-                suffix = f"-folds{meta['folds']}"
+            suffix = split_suffix(*(setting(meta, name) for name in ("split", "split_by", "folds")))
             meta = meta | {"folder": f"{meta['model']}{suffix}"}
             known["folder"] = folder
         for name, expected in known.items():

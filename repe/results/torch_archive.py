@@ -14,7 +14,6 @@ import torch
 
 from repe.files import Zip, open_regular, write_whole
 from repe.paper import LANGUAGES, in_paper_order
-from repe.results.pickle_check import check_pickle
 
 # What PyTorch writes for tensors.
 FUNCTIONS = frozenset({"torch._utils._rebuild_tensor_v2", "collections.OrderedDict"})
@@ -31,6 +30,8 @@ def read(path: Path) -> Any:
         Exception: of any type, if the file is damaged, names anything that PyTorch's restricted unpickler refuses, or
             has more content than its size allows.
     """
+    from repe.results.pickle_check import check_pickle  # only where files are read
+
     with open_regular(path) as file:
         check_pickle(program_of(file), FUNCTIONS, STORAGES)
         file.seek(0)
@@ -62,6 +63,8 @@ def unpickle(program: bytes, functions: Mapping[str, Any], classes: Mapping[str,
     Raises:
         Exception: of any type, if the program is damaged, names anything else or has too much content.
     """
+    from repe.results.pickle_check import check_pickle  # only where files are read
+
     functions = {**dict.fromkeys(FUNCTIONS, lambda *_: ...), **functions}
     classes = {**dict.fromkeys(STORAGES), **classes}
     check_pickle(program, functions, classes)

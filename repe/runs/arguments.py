@@ -20,7 +20,7 @@ from repe.errors import UserError, printable
 from repe.files import plain_name
 from repe.models.registry import AUTO, DEFAULT_NAME, DEFAULT_SIZE, Entry, untrained_suffix
 from repe.models.registry import entry as registry_entry
-from repe.paper import FAMILIES, TRAIN_SHARE, family_by_name
+from repe.paper import FAMILIES, TRAIN_SHARE, family_by_name, split_suffix
 from repe.runs import processes
 
 INTERRUPTED = 130
@@ -345,9 +345,8 @@ def results_folder(args: argparse.Namespace, label: str) -> Path:
         for option, is_set in {"--split": args.split != TRAIN_SHARE, "--split-by": args.split_by != "pair"}.items():
             if is_set:
                 raise UserError(f"{option} has no effect with --folds: leave it out")
-        return Path(args.res_dir) / f"{plain_name(label, 'model name')}-folds{folds}"
-    name = plain_name(label, "model name") + ("" if args.split == TRAIN_SHARE else f"-{float(args.split)}")
-    return Path(args.res_dir) / (name if args.split_by == "pair" else f"{name}-{args.split_by}")
+    suffix = split_suffix(float(args.split), args.split_by, folds)
+    return Path(args.res_dir) / f"{plain_name(label, 'model name')}{suffix}"
 
 
 def print_written(paths: Sequence[Path]) -> None:

@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> None:
         if getattr(args, name.strip("-").replace("-", "_")) and not {*formats} & {*args.format}:
             raise UserError(f"{name} has no effect without --format {' or '.join(formats)}: leave it out")
     if "lm-eval" in args.format and args.layer is None:
-        raise UserError("--format lm-eval steers one layer: give it with --layer")
+        raise UserError("--format lm-eval needs one layer: give its number with --layer")
     label, kind = options.named_model(args)[0], Kind(args.direction_method, args.random_direction)
     folder = options.results_folder(args, label)
     exported = [
@@ -106,12 +106,13 @@ def main(args: argparse.Namespace) -> None:
 
 def scale_of(vectors: "ExportedVectors") -> str:
     """Which scale makes the unit vectors one class distance long, in the layers that control steers by default."""
+    from repe.constants import LAYERS
     from repe.control.steering import parse_layers
 
     if "class_distance" not in vectors.record:
         return f"{vectors.name}: unit vectors, which have no class distance; try several scales"
     distances = json.loads(vectors.record["class_distance"])
-    layers = parse_layers("0.3:0.6", len(distances))
+    layers = parse_layers(LAYERS, len(distances))
     middle = statistics.median(distances[layer - 1] for layer in layers)
     return (
         f"{vectors.name}: strength 1 of control_generation.py is a scale of {middle:.3g} (median class distance of "

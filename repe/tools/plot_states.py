@@ -25,7 +25,7 @@ def main(args: argparse.Namespace) -> None:
     from repe.vectors.state_cache import StateCache
 
     if not args.concept or len(args.concept) != 1:
-        raise UserError("plot-states draws one concept: name it with --concept")
+        raise UserError("plot-states needs exactly one concept: give it with --concept")
     ((concept, languages),) = stage.concepts_and_languages(args).items()
     source = stage.model_source(args)
     cache = StateCache(args.cache_states, source, source.record) if args.cache_states else None
@@ -57,8 +57,14 @@ def layer_or_depth(text: str) -> int | float:
 def start() -> None:
     groups = (options.SUBJECT, options.DATA, options.MODEL, options.RUNNING, options.CACHE, options.RESULTS)
     parser = options.Parser(__doc__, *groups)
-    parser.add_argument("--layer", type=layer_or_depth, default=0.5, metavar="L", help="number or depth (default: 0.5)")
     parser.add_argument(
-        "--out-dir", type=options.Path, metavar="DIR", help="folder of the figure (default: the model's)"
+        "--layer",
+        type=layer_or_depth,
+        default=0.5,
+        metavar="L",
+        help="number or relative depth (default: 0.5)",
+    )
+    parser.add_argument(
+        "--out-dir", type=options.Path, metavar="DIR", help="folder for the figure (default: RES_DIR/MODEL)"
     )
     options.run(main, parser)

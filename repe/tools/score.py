@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from repe.errors import UserError, first_of
+from repe.files import numbered_lines, read_regular, write_whole
 from repe.runs import arguments as options
 
 
 def main(args: argparse.Namespace) -> None:
     from repe.control.replies import Judgement, judge
-    from repe.files import write_whole
 
     rows = read_replies(args.replies)
     judged = [judge(row["reply"], row.get("lang")) for row in rows]
@@ -44,27 +44,19 @@ def read_replies(path: Path) -> list[dict[str, Any]]:
         UserError: the file cannot be read, has no replies, or has invalid lines.
     """
     try:
-        # splitlines would also split at characters that are valid in a reply, such as U+2028.
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+        lines = numbered_lines(read_regular(path))
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}): name a file of JSON lines") from error
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): give a JSON lines file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not valid UTF-8: save it as UTF-8") from error
     rows, faults = [], []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-                if not (isinstance(row, dict) and isinstance(row.get("reply"), str)):
-                    raise ValueError("'reply' must be text")
-                row["reply"].encode()
-                if not isinstance(row.get("lang"), str | None):
-                    raise ValueError("'lang' must be text")
-                rows.append(row)
-            except UnicodeEncodeError:
-                faults.append(f"line {number}: 'reply' contains an unpaired surrogate")
-            except (ValueError, RecursionError) as error:
-                faults.append(f"line {number}: {error}")
+    for number, line in lines:
+        try:
+            rows.append(_row(line))
+        except UnicodeEncodeError:
+            faults.append(f"line {number}: 'reply' contains an unpaired surrogate")
+        except (ValueError, RecursionError) as error:
+            faults.append(f"line {number}: {error}")
     if faults:
         raise UserError(f"{path} has invalid lines: {first_of(faults, shown=5)}")
     if not rows:
@@ -72,8 +64,19 @@ def read_replies(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _row(line: str) -> dict[str, Any]:
+    """One line; ValueError says what is wrong with it."""
+    row = json.loads(line)
+    if not (isinstance(row, dict) and isinstance(row.get("reply"), str)):
+        raise ValueError("'reply' must be text")
+    row["reply"].encode()
+    if not isinstance(row.get("lang"), str | None):
+        raise ValueError("'lang' must be text")
+    return row
+
+
 def start() -> None:
     parser = options.Parser(__doc__)
-    parser.add_argument("replies", type=Path, metavar="REPLIES.jsonl", help="JSON lines with reply and lang")
-    parser.add_argument("--out", type=Path, required=True, metavar="SCORED.jsonl", help="file to write")
+    parser.add_argument("replies", type=Path, metavar="REPLIES.jsonl", help="JSON lines with reply and, optional, lang")
+    parser.add_argument("--out", type=Path, required=True, metavar="SCORED.jsonl", help="output file")
     options.run(main, parser)

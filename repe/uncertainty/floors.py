@@ -13,7 +13,7 @@ import pandas as pd
 from repe.analysis.layer_selection import PAPER
 from repe.data import Pair, texts_of
 from repe.results.accuracy_file import AccuracyFile
-from repe.uncertainty.intervals import effective_items, over_training, paired, wilson
+from repe.uncertainty.intervals import of_outcomes, over_training, paired
 from repe.uncertainty.permutation import holm
 
 Files = Mapping[str, Mapping[str, AccuracyFile]]
@@ -135,8 +135,8 @@ def _with_intervals(file: AccuracyFile, source: str, target: str) -> dict[str, f
     row = {"accuracy": accuracy, "best_layer": layer + 1}
     row |= dict.fromkeys(("low", "high", "training_low", "training_high"), np.nan)
     if target in file.content["correct"].get(source, {}):
-        items = effective_items(file.cell("correct", source, target)[layer], file.test_items(target))
-        row["low"], row["high"] = map(float, wilson(accuracy * items, items))
+        correct = file.cell("correct", source, target)[layer]
+        row["low"], row["high"] = of_outcomes(correct, file.test_items(target))
     if (cell := file.parts("nulls", source, target)) is not None:
         pairs = file.content["test_pairs"][target]
         row["training_low"], row["training_high"] = map(float, over_training(accuracy, cell["training_sd"][-1], pairs))

@@ -62,6 +62,18 @@ def effective_items(correct: np.ndarray, items: Sequence[str]) -> np.ndarray:
     return np.clip(worth, count, pairs)  # type: ignore[no-any-return]
 
 
+def of_outcomes(correct: np.ndarray, items: Sequence[str]) -> tuple[float, float]:
+    """Wilson's interval of the share of correct pairs, with the effective number of items.
+
+    Args:
+        correct: bool or uint8 (pairs,).
+        items: item of each pair.
+    """
+    worth = effective_items(correct, items)
+    low, high = wilson(correct.mean() * worth, worth)
+    return float(low), float(high)
+
+
 def paired(differences: np.ndarray, items: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """The 95 % interval of a mean difference of two outcomes on the same pairs.
 

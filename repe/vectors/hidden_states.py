@@ -224,7 +224,7 @@ class Batches:
 
         Args:
             waiting: the texts at the end of `order` that have not been read yet.
-            budget: padded tokens, where there is no `size`.
+            budget: maximum number of padded tokens; ignored if `size` is given.
             size: number of texts.
         """
         lengths = self.lengths[len(self.order) - len(waiting) :]

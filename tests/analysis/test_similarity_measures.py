@@ -18,7 +18,7 @@ VECTORS = {
 }
 # Related languages: what they share and what is their own, an offset each, fewer items than dimensions.
 SHARED = GENERATOR.standard_normal((LAYERS, ITEMS, HIDDEN))
-DIFFERENCES = [SHARED + GENERATOR.standard_normal(SHARED.shape) + language for language in range(LANGUAGES)]
+DIFFERENCES = [SHARED + 0.5 * GENERATOR.standard_normal(SHARED.shape) + language for language in range(LANGUAGES)]
 
 
 def pairs() -> list[tuple[int, int, int]]:
@@ -81,7 +81,7 @@ def test_shuffled_items_are_the_floor(measure: str) -> None:
     found, floor = of_differences(measure, DIFFERENCES), shuffled_floor(measure, DIFFERENCES)
     apart = ~np.eye(LANGUAGES, dtype=bool)
     assert floor.shape == (10, LAYERS, LANGUAGES, LANGUAGES)
-    assert found[:, apart].mean() > floor[..., apart].mean()
+    assert (found[:, apart] > floor.mean(axis=0)[:, apart]).all()
     if measure == "cka":
         assert abs(floor[..., apart].mean()) < 0.1
     else:  # nine points in twelve dimensions can always be rotated close to each other

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from conftest import Ended
+from conftest import RESULT_META, Ended
 from stress.forked_process import ForkedProcess, limit_memory
 from stress.workspace import script
 
@@ -26,22 +26,6 @@ from repe.results.vector_file import VectorFile
 MODEL, CONCEPTS, LANGUAGES = "tiny", ("morality", "harmfulness"), ("en", "fr", "zh")
 LAYERS, HIDDEN, PAIRS = 3, 8, 10
 SECONDS, MEMORY = 10, 1 << 30
-META: dict[str, Any] = {
-    "model": MODEL,
-    "family": "none",
-    "source": MODEL,
-    "revision": "",
-    "weights": "abc",
-    "template": "{input}",
-    "special_tokens": True,
-    "truncate": False,
-    "dtype": "float32",
-    "split": 0.8,
-    "method": "cluster_mean",
-    "random_direction": False,
-    "seed": None,
-    "versions": {"torch": "2", "transformers": "5"},
-}
 # The scripts and tools that read results, by a letter.
 COMMANDS: dict[str, list[str]] = {
     "T": ["transferability_analysis", "--res-dir", "{res}", "--cross-model", MODEL],
@@ -67,7 +51,7 @@ def write_results(res: Path) -> None:
             for language in LANGUAGES
         }
         vectors = VectorFile(res, MODEL, concept, Kind())
-        vectors.add({**META, "data": data}, LAYERS, {"languages": rows})
+        vectors.add({**RESULT_META, "data": data}, LAYERS, {"languages": rows})
         digests = {language: one.digest for language, one in vectors.vectors.items()}
         tables: dict[str, Any] = {"accuracy": {}, "correct": {}, "test_pairs": {}, "test_keys": {}}
         for source, target in itertools.product(LANGUAGES, LANGUAGES):
@@ -77,7 +61,7 @@ def write_results(res: Path) -> None:
             tables["test_pairs"][target] = PAIRS
             tables["test_keys"][target] = [f"{concept}|{number}" for number in range(PAIRS)]
         accuracies = AccuracyFile(res, MODEL, concept, Kind())
-        accuracies.add({**META, "data": data, "vectors": digests}, LAYERS, tables)
+        accuracies.add({**RESULT_META, "data": data, "vectors": digests}, LAYERS, tables)
 
 
 def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
@@ -131,6 +115,16 @@ def run_here(name: str, *arguments: object) -> Ended:
         finally:
             sys.argv = argv
     raise AssertionError("a script ends with SystemExit")
+
+
+def good_results(folder: Path, letters: str) -> Path:
+    """Results in `folder`, and what these commands write of them."""
+    res = folder / "res"
+    write_results(res)
+    for letter in letters:
+        ended = run_here(*command(letter, res))
+        assert ended.status == 0, ended
+    return res
 
 
 def in_limits(work: Callable[[], object], memory: int = MEMORY) -> Ended:

@@ -10,19 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from strangers.cases import CONCEPTS, MODEL, assert_refused, command, run, run_here, write_results
+from strangers.cases import CONCEPTS, MODEL, assert_refused, good_results, run
 
 PRIVATE = "a private line"
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    res = tmp_path_factory.mktemp("good") / "res"
-    write_results(res)
+    res = good_results(tmp_path_factory.mktemp("good"), "CR")
     (res.parent / "outside.csv").write_text(f"model,text\ntiny,{PRIVATE}\n")
-    for letter in "CR":
-        ended = run_here(*command(letter, res))
-        assert ended.status == 0, ended
     return res
 
 

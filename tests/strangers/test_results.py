@@ -5,14 +5,24 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import pytest
 import torch
 from stress.files import saved
 
-from strangers.cases import LAYERS, MODEL, assert_refused, change, command, run, run_here, with_pickle, write_results
+from strangers.cases import (
+    LAYERS,
+    MODEL,
+    assert_refused,
+    change,
+    good_results,
+    run,
+    with_pickle,
+)
 
 NOBODY = 65534
 Attack = Callable[[Path], object]
@@ -20,12 +30,7 @@ Attack = Callable[[Path], object]
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    res = tmp_path_factory.mktemp("good") / "res"
-    write_results(res)
-    for letter in "TACXRS":
-        ended = run_here(*command(letter, res))
-        assert ended.status == 0, ended
-    return res
+    return good_results(tmp_path_factory.mktemp("good"), "TACXRS")
 
 
 @pytest.fixture
@@ -212,10 +217,10 @@ def test_an_unreadable_concept_is_not_left_out(res: Path) -> None:
     """As another user, since the owner of all files could read them."""
     (res / MODEL / "harmfulness").chmod(0)
     (res / "cross_model").chmod(0o777)
-    for folder in res.parents[:3]:
+    for folder in takewhile(lambda folder: folder != Path(gettempdir()), res.parents):
         folder.chmod(0o755)
     for letter, (ended, seconds) in run("TACSRX", res, user=NOBODY).items():
-        assert_refused(ended, seconds, "cannot be read", "Permission denied", where=letter)
+        assert_refused(ended, seconds, "harmfulness", where=letter)
 
 
 def test_status_lists_the_other_folders(res: Path) -> None:

@@ -12,7 +12,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Ended, build, load, write_data
+from conftest import RESULT_META, ROOT, Ended, build, load, write_data
 from safetensors import safe_open
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
@@ -29,20 +29,8 @@ Script = Callable[..., Ended]
 
 LAYERS, HIDDEN = 5, 8
 SIGNS = (1, -1, 1, -1, -1)
-META: dict[str, Any] = {
-    "model": "tiny",
-    "family": "none",
-    "source": "owner/tiny",
-    "revision": "0123abc",
-    "weights": "digest of weights",
-    "template": "Q: {input}\n",
-    "special_tokens": True,
-    "truncate": False,
-    "dtype": "float32",
-    "split": 0.8,
-    "method": "cluster_mean",
-    "random_direction": False,
-    "seed": None,
+META = RESULT_META | {
+    **{"source": "owner/tiny", "revision": "0123abc", "weights": "digest of weights", "template": "Q: {input}\n"},
     "versions": {"transformers": "5", "torch": "2"},
 }
 
@@ -520,7 +508,7 @@ ERRORS: list[tuple[list[str], list[str]]] = [
     (["--model-label", "broken"], ["res/broken/morality/reader_dict.pt is damaged"]),
     (["--format", "gguf", "--raw"], ["--raw has no effect without --format safetensors"]),
     (["--layer", "2"], ["--layer has no effect without --format lm-eval"]),
-    (["--format", "lm-eval"], ["--format lm-eval steers one layer: give it with --layer"]),
+    (["--format", "lm-eval"], ["--format lm-eval needs one layer: give its number with --layer"]),
     (["--model-hint", "llama"], ["--model-hint has no effect without --format gguf or lm-eval"]),
     (["--revision", "main"], ["--revision has no effect without --format gguf or lm-eval"]),
     (["--seed", "2"], ["unrecognized arguments: --seed 2"]),

@@ -131,3 +131,11 @@ def test_languages_without_vectors_are_an_error(tmp_path: Path) -> None:
     collect(MODEL, PAIRS).save(tmp_path / "tiny" / "morality", "en")
     with pytest.raises(UserError, match=r"reader_dict\.pt has no vectors of fr: run collect_vector\.py"):
         ConceptVectors.load(tmp_path / "tiny" / "morality", "fr")
+
+
+def test_vectors_of_one_pair_have_no_halves_and_can_be_saved(tmp_path: Path) -> None:
+    vectors = collect(MODEL, PAIRS[:1])
+    vectors.save(tmp_path / "tiny/morality", "en")
+    loaded = ConceptVectors.load(tmp_path / "tiny/morality", "en")
+    np.testing.assert_array_equal(loaded.directions, vectors.directions)
+    assert np.isnan(loaded.split_half).all()
