@@ -213,6 +213,7 @@ class ModelSource:
             lm = self._read(with_head)
             options: dict[str, Any] = {"truncate": self.truncate, "batch_size": self.batch_size}
             model = Model(lm, self.tokenizer, self.template, label=self.label, **options)
+            self._parsed.clear()  # some hundred MB
         model.record = {"model": self.label, **self.record}
         check_states(model)
         if with_head:
@@ -292,10 +293,21 @@ class ModelSource:
                     f"{path}: {len(names)} tensors {what}, for example {min(names)}: download config and weights again"
                 )
 
+    @cached_property
+    def _parsed(self) -> dict[Path, Any]:
+        """The parsed GGUF file."""
+        return {}
+
     @contextmanager
     def _readable(self, what: str) -> Iterator[None]:
         try:
-            yield
+            if not self.folder.options:
+                yield
+                return
+            from repe.models.gguf_check import parsed_once  # only for this format
+
+            with parsed_once(self._parsed):
+                yield
         except UserError:
             raise
         # Transformers raises OSError, ValueError, KeyError, RuntimeError and safetensors' own for damaged files.
