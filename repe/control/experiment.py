@@ -9,14 +9,22 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from repe.control.generation import PromptBatch, decode, generate, instructed, prompt_batches, reply_losses
+from repe.control.generation import (
+    PromptBatch,
+    ReadPrompts,
+    decode,
+    generate,
+    instructed,
+    prompt_batches,
+    read_prompts,
+    reply_losses,
+)
 from repe.control.prompts import Prompt
 from repe.control.replies import repetition
 from repe.control.reply_file import Key, ReplyFile, Row
@@ -130,20 +138,24 @@ class ControlExperiment:
         """
         pending = {*self.pending()}
 
-        @cache
-        def unsteered(batch: int) -> list[Row]:
-            return self._replies(model, Condition("none", 0.0), batches[batch])
-
-        for condition in self.settings.conditions():
-            for number, batch in enumerate(batches):
-                if pending.isdisjoint(_key(condition, prompt) for prompt in batch.prompts):
-                    continue
+        for batch in batches:
+            conditions = [
+                condition
+                for condition in self.settings.conditions()
+                if not pending.isdisjoint(_key(condition, prompt) for prompt in batch.prompts)
+            ]
+            if not conditions:
+                continue
+            prompts = read_prompts(model, batch.tokens)
+            unsteered: list[Row] = []
+            for condition in conditions:
                 if condition.strength:
-                    yield self._replies(model, condition, batch)
+                    yield self._replies(model, condition, batch, prompts)
                 else:  # all baselines have the same replies
-                    yield [row | condition._asdict() for row in unsteered(number)]
+                    unsteered = unsteered or self._replies(model, Condition("none", 0.0), batch, prompts)
+                    yield [row | condition._asdict() for row in unsteered]
 
-    def _replies(self, model: Model, condition: Condition, batch: PromptBatch) -> list[Row]:
+    def _replies(self, model: Model, condition: Condition, batch: PromptBatch, prompts: ReadPrompts) -> list[Row]:
         languages = [prompt.lang for prompt in batch.prompts]
         tokens, activations = batch.tokens, dict[int, torch.Tensor]()
         if condition.baseline == "prompt":
@@ -158,7 +170,7 @@ class ControlExperiment:
         with steered(model.lm, model.blocks, activations, self.settings.operator, self.settings.scope, width):
             replies = generate(model, tokens, self.settings.decoding, seed)
         # Without the instruction: replies of all conditions are compared as replies to the same prompt.
-        losses = reply_losses(model, batch.tokens, replies)
+        losses = reply_losses(model, prompts, replies)
         return [
             {
                 "id": prompt.id,

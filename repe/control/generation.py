@@ -1,8 +1,10 @@
 """Generate replies in batches, and compute their likelihood (Section 5)."""
 
+import copy
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -198,27 +200,56 @@ class _Finite(transformers.LogitsProcessor):
         return scores
 
 
+@dataclass(frozen=True)
+class ReadPrompts:
+    """Prompts that the model has read once, so that many replies to them can be scored."""
+
+    mask: torch.Tensor
+    """(prompts, tokens): 0 where a prompt is padded on the left."""
+    cache: Any
+    """Keys and values."""
+    logits: torch.Tensor
+    """Of each prompt's last token, (prompts, vocabulary)."""
+
+
 @torch.inference_mode()
-def reply_losses(
-    model: Model, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]
-) -> list[float | None]:
-    """Mean negative log-likelihood of each reply under the model, in nats per token; None for an empty reply."""
-    longest = max(map(len, replies))
-    if longest == 0:
-        return [None] * len(replies)
-    ids, mask = _padded_left([[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)], model)
+def read_prompts(model: Model, prompts: Sequence[Sequence[int]]) -> ReadPrompts:
+    """Read prompts, given as token ids, without a steering vector."""
+    ids, mask = _padded_left(prompts, model)
     # Positions are computed from the mask, as in `generate`. Not every model accepts these options.
-    options = {"position_ids": (mask.cumsum(dim=1) - 1).clamp_min(0), "logits_to_keep": longest + 1}
-    accepted = inspect.signature(model.lm.forward).parameters
-    options = {name: value for name, value in options.items() if name in accepted}
-    output = model.lm(input_ids=ids, attention_mask=mask, use_cache=False, **options)
+    options = {"position_ids": (mask.cumsum(dim=1) - 1).clamp_min(0), "logits_to_keep": 1}
+    output = model.lm(input_ids=ids, attention_mask=mask, use_cache=True, **_accepted(model, options))
+    return ReadPrompts(mask, output.past_key_values, output.logits[:, -1])
+
+
+@torch.inference_mode()
+def reply_losses(model: Model, prompts: ReadPrompts, replies: Sequence[Sequence[int]]) -> list[float | None]:
+    """Mean negative log-likelihood of each reply to a prompt, in nats per token; None for an empty reply."""
+    if not any(replies):
+        return [None] * len(replies)
+    targets = pad_sequence([torch.tensor(reply, dtype=torch.long) for reply in replies], batch_first=True)
+    targets = targets.to(model.device)
+    ids, last = targets[:, :-1], prompts.mask.sum(dim=1, keepdim=True)
+    logits = prompts.logits[:, None]
+    if ids.shape[1]:
+        options = {"position_ids": last + torch.arange(ids.shape[1], device=model.device)}
+        output = model.lm(
+            input_ids=ids,
+            attention_mask=torch.cat([prompts.mask, torch.ones_like(ids)], dim=1),
+            past_key_values=copy.deepcopy(prompts.cache),  # the model adds to it
+            use_cache=True,
+            **_accepted(model, options),
+        )
+        logits = torch.cat([logits, output.logits.to(logits.device)], dim=1)
     # The logits at a token predict the next one.
-    logits = output.logits[:, -longest - 1 : -1].float()
-    targets = ids[:, -longest:].to(logits.device)
-    losses = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-    return [
-        float(row[longest - len(reply) :].mean()) if reply else None for row, reply in zip(losses, replies, strict=True)
-    ]
+    losses = functional.cross_entropy(logits.float().transpose(1, 2), targets.to(logits.device), reduction="none")
+    return [float(row[: len(reply)].mean()) if reply else None for row, reply in zip(losses, replies, strict=True)]
+
+
+def _accepted(model: Model, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that the model's forward pass has."""
+    known = inspect.signature(model.lm.forward).parameters
+    return {name: value for name, value in options.items() if name in known}
 
 
 def _padded_left(rows: Sequence[Sequence[int]], model: Model) -> tuple[torch.Tensor, torch.Tensor]:

@@ -26,6 +26,7 @@ from repe.control.generation import (
     generate,
     next_token_log_probabilities,
     prompt_batches,
+    read_prompts,
     reply_losses,
 )
 from repe.control.replies import repetition
@@ -82,6 +83,7 @@ class Tuner:
         tokens = min(REPLY_TOKENS, self.experiment.settings.decoding.max_new_tokens)
         self.decoding = replace(self.experiment.settings.decoding, max_new_tokens=tokens)
         self.batches = prompt_batches(self.model, self.prompts, tokens)
+        self.read = [read_prompts(self.model, batch.tokens) for batch in self.batches]
         self.harmless = prompt_batches(self.model, harmless, 1)
         self.path = self.experiment.folder / "tune.jsonl"
         record = {**self.experiment.file.settings, "layers": None, "ids": [prompt.id for prompt in self.prompts]}
@@ -164,10 +166,10 @@ class Tuner:
     def _replies(self, steps: dict[int, torch.Tensor]) -> dict[str, float]:
         """Mean concept score, loss and repetition of the replies."""
         scores, losses, repeated = [], [], []
-        for batch in self.batches:
+        for batch, prompts in zip(self.batches, self.read, strict=True):
             with self._steered(steps, batch):
                 replies = generate(self.model, batch.tokens, self.decoding)
-            losses += [loss for loss in reply_losses(self.model, batch.tokens, replies) if loss is not None]
+            losses += [loss for loss in reply_losses(self.model, prompts, replies) if loss is not None]
             repeated += [repetition(reply) for reply in replies]
             texts = [
                 (prompt.lang, decode(self.model, reply)) for prompt, reply in zip(batch.prompts, replies, strict=True)

@@ -135,7 +135,8 @@ def test_ctrl_c_keeps_what_was_generated(control: Run, tmp_path: Path, monkeypat
     monkeypatch.setattr("repe.control.experiment.generate", interrupted)
     ended = control("--batch-size", "4")
     assert ended.status == 130
-    assert len(rows_of(folder_of(tmp_path))) == 8
+    # One batch of four: without a vector, at strength -2, and at 0, where the replies are those without a vector.
+    assert len(rows_of(folder_of(tmp_path))) == 12
 
 
 def test_several_sources_get_a_figure_of_their_effects(control: Run, tmp_path: Path) -> None:

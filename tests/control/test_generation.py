@@ -10,12 +10,12 @@ import torch
 from conftest import build, load
 from transformers import AutoModelForCausalLM
 
-from repe.control.generation import Decoding, generate, prompt_batches, reply_losses, reply_texts
+from repe.control.generation import Decoding, generate, prompt_batches, read_prompts, reply_losses, reply_texts
 from repe.control.prompts import Prompt
 from repe.errors import UserError
 from repe.models.source import check_causal
 
-CAUSAL = ("llama", "qwen2", "bloom", "gpt_neox", "gpt2", "gemma2")
+CAUSAL = ("llama", "qwen2", "bloom", "gpt_neox", "gpt2", "gemma2", "mistral")
 ROWS = [[1, 5, 9, 70, 33], [1, 40], [1, 7, 19, 90, 8, 12, 6]]
 
 
@@ -64,10 +64,15 @@ def test_sampling_depends_on_its_seeds_only_and_leaves_the_global_seed_alone(mod
 
 @pytest.mark.parametrize("family", CAUSAL)
 def test_losses_are_those_of_each_reply_alone(family: str, model_folders: dict[str, Path]) -> None:
-    replies = [[9, 9, 12], [], [50]]
-    found = reply_losses(load_causal(model_folders[family]), ROWS, replies)
+    # Some models attend to 16 tokens only.
+    rows = [*ROWS, [1, *range(40, 70)]]
+    replies = [[9, 9, 12], [], [50], [7, 8, 9, 10]]
+    model = load_causal(model_folders[family])
+    prompts = read_prompts(model, rows)
+    reply_losses(model, prompts, [[8, 8], [4], [50, 51, 52, 53, 54], []])  # replies before do not matter
+    found = reply_losses(model, prompts, replies)
     lm = AutoModelForCausalLM.from_pretrained(model_folders[family]).eval()
-    for row, reply, loss in zip(ROWS, replies, found, strict=True):
+    for row, reply, loss in zip(rows, replies, found, strict=True):
         if not reply:
             assert loss is None
             continue
