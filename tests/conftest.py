@@ -172,6 +172,15 @@ def script(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
     return run
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write one pixel in place of figures: in tests of other things, drawing takes most of the time."""
+    from PIL import Image
+
+    pixel = Image.new("RGB", (1, 1))
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, file, format, **__: pixel.save(file, format))
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of golden numbers; tests that need it skip without the variable that names it."""

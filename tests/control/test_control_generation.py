@@ -18,6 +18,8 @@ from repe.data import item_position
 from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 PROMPTS = [
     {"id": f"{number}-{harm}", "lang": lang, "prompt": f"{lang} {text}", "harmful": harm}
     for lang in ("en", "zh", "fr")
