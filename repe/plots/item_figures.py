@@ -64,3 +64,52 @@ def _learned(axes: Axes, rows: pd.DataFrame, across: str, *, joined: bool) -> No
     axes.hlines(rows["own"], places - 0.4, places + 0.4, label="the target's own vectors, all items", **_OWN)
     axes.set_xticks(places, rows[across])
     axes.tick_params(labelsize=SMALL)
+
+
+@in_print_style
+def noise_panels(table: pd.DataFrame) -> Figure:
+    """Damaged training items, a row for each kind: accuracy by share, and what each language loses at the last share.
+
+    On the right, languages stand in the order of their loss. Dots are losses with their 95 % interval over test items,
+    coloured where it is above 0; crosses are what leaving the items out costs.
+
+    Args:
+        table: from `repe.tools.noise.effects.summary`, of one model.
+    """
+    table = table[table["concept"] == ALL]
+    kinds, last = table["kind"].unique(), table["share"].max()
+    figure = new_figure(PAGE_WIDTH, 0.8 + 1.6 * len(kinds))
+    grid = figure.subplots(len(kinds), 2, squeeze=False, sharey="col", width_ratios=(2, 3))
+    for kind, (left, right) in zip(kinds, grid, strict=True):
+        rows = table[table["kind"] == kind]
+        means = rows[rows["language"] == ALL]
+        for name, label, style in _NOISE:
+            left.plot(means["share"], means[name], label=label, **style)
+        left.set_title(kind)
+        _losses(right, rows[(rows["language"] != ALL) & (rows["share"] == last)])
+        right.set_title(f"{kind}: loss of accuracy at a share of {last:g}")
+        right.tick_params(labelbottom=True)
+    grid[-1, 0].set_xlabel("Share of damaged training items")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, borderpad=0.1)
+    figure.supylabel("Accuracy at the best layer", fontsize=TEXT)
+    return figure
+
+
+_NOISE = (
+    ("accuracy", "with damaged items", _MAPPED),
+    ("left_out", "these items left out", _SAME | {"marker": "x", "markersize": 3.5}),
+    ("random_labels", "random labels (floor)", _FLOOR),
+)
+
+
+def _losses(axes: Axes, rows: pd.DataFrame) -> None:
+    rows = rows.sort_values("loss", ascending=False)
+    places, is_loss = np.arange(len(rows)), (rows["loss_low"] > 0).to_numpy()
+    for chosen, colour in ((is_loss, _MAPPED["color"]), (~is_loss, "0.55")):
+        part = rows[chosen]
+        axes.vlines(places[chosen], part["loss_low"], part["loss_high"], color=colour, linewidth=0.9)
+        axes.plot(places[chosen], part["loss"], linestyle="", marker="o", color=colour, markersize=3.6)
+    axes.plot(places, rows["undamaged"] - rows["left_out"], linestyle="", marker="x", color=HUES[2], markersize=3.5)
+    axes.axhline(0, color="0.25", linewidth=0.6, linestyle=(0, (1, 1.5)), zorder=0)
+    axes.set_xticks(places, rows["language"])

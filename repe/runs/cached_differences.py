@@ -70,20 +70,10 @@ def languages_with_states(args: argparse.Namespace, file: VectorFile, languages:
         content = data.data_file(args.data_dir, file.concept, language).read_bytes()
         file.check_inputs("data", {language: hashlib.sha256(content).hexdigest()})
         pairs, states = cached_states(args, file, language)
-        keys, parts = [pair.key for pair in pairs], _parts(pairs, *split)
+        keys, parts = [pair.key for pair in pairs], data.parts_of(pairs, *split)
         fitted = [one.directions[:, 0] for one in (vectors.folds or [vectors])]
         found[language] = Language(states, keys, [pair.item or pair.key for pair in pairs], parts, fitted)
     return found
-
-
-def _parts(pairs: list[Pair], split: float, by: str, folds: int | None) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Places of training and test pairs, for each fold where there are folds."""
-    if folds:
-        fold_of = np.array(data.folds_of(pairs, folds))
-        return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds)]
-    places = {pair.key: place for place, pair in enumerate(pairs)}
-    train, test = data.split_pairs(pairs, split, by)
-    return [(np.array([places[pair.key] for pair in train]), np.array([places[pair.key] for pair in test]))]
 
 
 class _NoModel:
