@@ -30,8 +30,7 @@ HEAT_MAPS = {"7b": "figure5_transfer_7b", "all": "figure8_transfer_all"}
 
 
 def main(args: argparse.Namespace) -> None:
-    if not args.cache_states:
-        options.refuse(args, (options.DATA,), "without --cache-states")
+    options.refuse(args, () if args.cache_states else (options.DATA,), "without --cache-states")
     # Imported here, since these take seconds and --help does not need them.
     import pandas as pd
 
@@ -65,9 +64,7 @@ def main(args: argparse.Namespace) -> None:
         for panels, families in compared.panels.items():
             figure = figures.transfer_heat_maps(table, families)
             written += save(figure, out_dir, f"{HEAT_MAPS[panels]}{selection.suffix}")
-    if args.cache_states:
-        written += learned(args, compared, out_dir)
-    options.print_written(written)
+    options.print_written(written + (learned(args, compared, out_dir) if args.cache_states else []))
     print(printed.between_languages(transfer[PAPER], "delta", "accuracy minus that of the target's own vectors"))
     if one_way:
         print(printed.one_way(one_way[PAPER]))
@@ -77,6 +74,7 @@ def main(args: argparse.Namespace) -> None:
 def learned(args: argparse.Namespace, compared: "Compared[AccuracyFile]", out_dir: "Path") -> "list[Path]":
     """Transfer after a map between the languages' states, beside that of a map of shuffled items."""
     import pandas as pd
+    from tqdm import tqdm
 
     from repe.analysis.learned_transfer import learned_table
     from repe.plots import tables
@@ -88,7 +86,8 @@ def learned(args: argparse.Namespace, compared: "Compared[AccuracyFile]", out_di
     found = []
     for model, by_concept in comparison.vector_files(args, compared).items():
         names = compared.languages_of(model)
-        concepts = ((concept, languages_with_states(args, file, names)) for concept, file in by_concept.items())
+        progress = tqdm(by_concept.items(), desc=f"learned transfer of {model}", unit="concept")
+        concepts = ((concept, languages_with_states(args, file, names)) for concept, file in progress)
         found.append(learned_table(model, concepts, args.seed))
     table = pd.concat(found)
     print(printed.learned(table))

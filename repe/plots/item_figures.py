@@ -44,7 +44,9 @@ def learned_transfer(table: pd.DataFrame) -> Figure:
     for model, (left, right) in zip(models, grid, strict=True):
         rows = table[(table["model"] == model) & (table["source"] == ALL)]
         _learned(left, rows[rows["target"] == ALL], "items", joined=True)
-        _learned(right, rows[(rows["items"] == ALL) & (rows["target"] != ALL)], "target", joined=False)
+        each = rows[(rows["items"] == ALL) & (rows["target"] != ALL)].set_index("target")
+        order = [name for name in table[table["model"] == model]["source"].unique() if name in each.index]
+        _learned(right, each.loc[order].reset_index(), "target", joined=False)
         left.set_title(f"{model}: mean over targets")
         right.set_title("each target, all items")
         left.set_xlabel("Translated training items of the map")
