@@ -193,3 +193,16 @@ def one_way(table: pd.DataFrame) -> str:
         cells = [f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]" for name in ONE_WAY]
         rows.append([row["model"], *(cell if pd.notna(row["one_way"]) else "--" for cell in cells)])
     return aligned(rows, numbers_right=True)
+
+
+def learned(table: pd.DataFrame) -> str:
+    """Transfer after a learned map by number of items, mean over languages and concepts."""
+    names = ("accuracy", "shuffled", "own_same_items", "own")
+    rows = [["items", "mapped", "shuffled items", "own, same items", "own", "mapped - shuffled", "mapped - unmapped"]]
+    for model, part in table[(table["source"] == ALL) & (table["target"] == ALL)].groupby("model", sort=False):
+        rows.append([str(model)] + [""] * 6)
+        for _, row in part.iterrows():
+            cells = [_number(row[name]) for name in names]
+            both = [f"{row[n]:z.3f} [{row[f'{n}_low']:z.3f}, {row[f'{n}_high']:z.3f}]" for n in ("difference", "gain")]
+            rows.append([row["items"], *cells, *both])
+    return f"transfer after a learned map, mean over languages and concepts\n{aligned(rows, numbers_right=True)}"
