@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""The paper's five stages on two real models, on a CPU, in about ten minutes: make demo
+"""The paper's five stages on two real models, on a CPU: make demo
 
 * multilingual-e5-small, an encoder for about 100 languages: stages 1 to 4, seven concepts in sixteen languages;
 * SmolLM2-135M-Instruct, a chat model that reads mostly English: stages 1 to 5, three concepts in three languages.
 
-Both also run with random weights (`--untrained`), as a floor of every accuracy. The text is the probe set in
-demo/probes, split by item, so that no item is both trained on and tested. Results go to demo/res; existing results are
-kept.
+Both also run with random weights (`--untrained`), as a floor of every accuracy; the encoder in four languages, or with
+--full in all, which the tables of demo/README.md show and which takes about ten minutes longer. The text is the probe
+set in demo/probes, split by item, so that no item is both trained on and tested. Results go to demo/res; existing
+results are kept.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -28,7 +30,10 @@ SEEDS = (1,)  # of random weights
 # What SmolLM2 reads well enough, and what takes a few minutes on one core.
 CHAT_SETS = ("--lang", "en", "es", "fr", "--concept", "morality", "truthfulness", "harmfulness")
 # The first prompts of the probe set: harmful and harmless ones, in each language.
-PROMPTS, PROMPT_LANGUAGES, PROMPTS_EACH = f"{RESULTS}/prompts.jsonl", ("en", "es"), 6
+PROMPTS, PROMPT_LANGUAGES = f"{RESULTS}/prompts.jsonl", ("en", "es")
+PROMPTS_EACH, PROMPTS_EACH_FULL = 4, 12
+# The encoder with random weights runs in these languages, with --full in all.
+FLOOR_LANGUAGES = ("--lang", "en", "zh", "ta", "sw")
 CONTROL = (
     *("--source-lang", "en", "--target-lang", *PROMPT_LANGUAGES, "--prompts", PROMPTS, "--concept", "harmfulness"),
     *("--baseline", "none,concept,random", "--random-draws", "1", "--max-new-tokens", "32"),
@@ -59,21 +64,21 @@ def floors(model: str, *more: str) -> None:
         recognize(model, "--untrained", "--seed", str(seed), *more)
 
 
-def control() -> None:
-    """Stages 1, 2 and 5 of the chat model."""
-    write_prompts(ROOT / PROMPTS)
+def control(prompts: int) -> None:
+    """Stages 1, 2 and 5 of the chat model, on so many harmful and harmless prompts a language."""
+    write_prompts(ROOT / PROMPTS, prompts)
     recognize(CHAT, *CHAT_SETS, "--cache-states", f"{RESULTS}/states")
     run("control_generation.py", *options(CHAT), *CONTROL)
 
 
-def write_prompts(path: Path) -> None:
-    """Write the first prompts of the probe set in the languages of the demo."""
+def write_prompts(path: Path, count: int) -> None:
+    """Write the first prompts of each kind of the probe set in the languages of the demo."""
     lines = (ROOT / "demo/probes/prompts.jsonl").read_text(encoding="utf-8").splitlines()
     chosen = []
     for language in PROMPT_LANGUAGES:
         for harmful in (True, False):
             wanted = {"lang": language, "harmful": harmful}.items()
-            chosen += [line for line in lines if wanted <= json.loads(line).items()][:PROMPTS_EACH]
+            chosen += [line for line in lines if wanted <= json.loads(line).items()][:count]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in chosen), encoding="utf-8")
 
@@ -89,12 +94,20 @@ def compare(model: str, folder: str) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="random weights in all languages, and more prompts")
+    full = parser.parse_args().full
     for name in CONVERTERS:
         model_folder(name)
     states = ("--cache-states", f"{RESULTS}/states")
     # The longest first. One process for each core.
     side_by_side(
-        [control, partial(recognize, ENCODER, *states), partial(floors, ENCODER), partial(floors, CHAT, *CHAT_SETS)]
+        [
+            partial(recognize, ENCODER, *states),
+            partial(control, PROMPTS_EACH_FULL if full else PROMPTS_EACH),
+            partial(floors, ENCODER, *(() if full else FLOOR_LANGUAGES)),
+            partial(floors, CHAT, *CHAT_SETS),
+        ]
     )
     # The two models know different languages, so each has figures and tables of its own.
     side_by_side([partial(compare, ENCODER, "cross_model"), partial(compare, CHAT, "cross_model_chat")])
