@@ -135,7 +135,8 @@ def test_ctrl_c_keeps_what_was_generated(control: Run, tmp_path: Path, monkeypat
     monkeypatch.setattr("repe.control.experiment.generate", interrupted)
     ended = control("--batch-size", "4")
     assert ended.status == 130
-    assert len(rows_of(folder_of(tmp_path))) == 8
+    # Of the first four prompts: unsteered, at -2, and at 0, whose replies are the unsteered ones.
+    assert len(rows_of(folder_of(tmp_path))) == 12
 
 
 def test_several_sources_get_a_figure_of_their_effects(control: Run, tmp_path: Path) -> None:
