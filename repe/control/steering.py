@@ -58,7 +58,8 @@ def step_lengths(vectors: ConceptVectors, unit: str, operator: str) -> torch.Ten
     Args:
         vectors: those to steer with.
         unit: `class` for the distance between the means of the two classes along the direction, which is the length of
-            a `cluster_mean` direction; `hidden` for the mean norm of the layer's states on the training texts; `raw` for 1.
+            a `cluster_mean` direction; `hidden` for the mean norm of the layer's states on the training texts; `raw`
+            for 1.
         operator: with `projection` the length is always 1, since its strength is a fraction.
 
     Raises:

@@ -259,7 +259,7 @@ class Batches:
 
 
 def copied_cache(cache: Any) -> Any:
-    """A copy of keys and values that forward passes can extend without changing the original; it shares their memory."""
+    """A copy of a cache that forward passes can extend without changing the original, whose memory it shares."""
     found = copy.copy(cache)
     found.layers = [copy.copy(layer) for layer in cache.layers]
     return found
