@@ -62,15 +62,16 @@ def tuned(experiment: "ControlExperiment", model: "Model") -> "ControlExperiment
 
 def measure_and_draw(experiments: "list[ControlExperiment]") -> None:
     """Tables and figures of one concept: refusal and other rates in each target language, for each source."""
-    from repe.control.measures import compared_settings, largest_effects, measure, side_effects
+    from repe.control.measures import compared_settings, measure, side_effects, source_effects
     from repe.plots import control_figures
     from repe.plots.style import save
     from repe.plots.tables import write_csv
 
-    measures = {}
+    replies = {}
     for experiment in experiments:
         folder, rows = experiment.file.folder, [*experiment.file.rows.values()]
-        measures[experiment.source] = table = measure(rows, experiment.concept)
+        replies[experiment.source] = rows
+        table = measure(rows, experiment.concept)
         written = write_csv(table, folder, "control")
         if len(other := side_effects(rows)):
             written += write_csv(other, folder, "control_side_effects")
@@ -79,9 +80,9 @@ def measure_and_draw(experiments: "list[ControlExperiment]") -> None:
         if experiment.folder != folder or any(experiment.folder.glob("*/control.csv")):
             written += write_csv(compared_settings(experiment.folder), experiment.folder, "control_settings")
         options.print_written([experiment.file.path, *written])
-    effects = largest_effects(measures)
-    if len(measures) > 1 and len(effects):
-        figure = control_figures.effect_heat_map(effects)
+    effects = source_effects(replies, experiments[0].concept)
+    if len(replies) > 1 and len(effects):
+        figure = control_figures.sources(effects)
         top = experiments[0].folder.parent
         written = write_csv(effects, top, "control_sources")
         options.print_written(written + save(figure, top, "figure_control_sources"))

@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,9 @@ from repe.vectors.concept_vectors import ConceptVectors
 
 # Seconds between two updates of the reply file.
 WRITE_EVERY = 20.0
+
+# Scopes that leave all tokens of a prompt but its last one as they are.
+UNCHANGED_PROMPTS = ("generated", "last")
 
 
 @dataclass
@@ -146,16 +150,15 @@ class ControlExperiment:
             ]
             if not conditions:
                 continue
-            prompts = read_prompts(model, batch.tokens)
-            unsteered: list[Row] = []
+            read = read_prompts(model, batch.tokens)
+            unsteered = cache(partial(self._replies, model, Condition("none", 0.0), batch, read))
             for condition in conditions:
                 if condition.strength:
-                    yield self._replies(model, condition, batch, prompts)
+                    yield self._replies(model, condition, batch, read)
                 else:  # all baselines have the same replies
-                    unsteered = unsteered or self._replies(model, Condition("none", 0.0), batch, prompts)
-                    yield [row | condition._asdict() for row in unsteered]
+                    yield [row | condition._asdict() for row in unsteered()]
 
-    def _replies(self, model: Model, condition: Condition, batch: PromptBatch, prompts: ReadPrompts) -> list[Row]:
+    def _replies(self, model: Model, condition: Condition, batch: PromptBatch, read: ReadPrompts) -> list[Row]:
         languages = [prompt.lang for prompt in batch.prompts]
         tokens, activations = batch.tokens, dict[int, torch.Tensor]()
         if condition.baseline == "prompt":
@@ -165,12 +168,13 @@ class ControlExperiment:
         elif condition.strength:
             activations = self.activations(condition, languages)
         width = max(map(len, tokens))
+        is_changed = tokens is not batch.tokens or (activations and self.settings.scope not in UNCHANGED_PROMPTS)
         # The seed depends on the prompts only, so that all conditions sample with the same random numbers.
         seed = zlib.crc32(" ".join(f"{prompt.lang}/{prompt.id}" for prompt in batch.prompts).encode())
         with steered(model.lm, model.blocks, activations, self.settings.operator, self.settings.scope, width):
-            replies = generate(model, tokens, self.settings.decoding, seed)
+            replies = generate(model, tokens, self.settings.decoding, seed, None if is_changed else read)
         # Without the instruction: replies of all conditions are compared as replies to the same prompt.
-        losses = reply_losses(model, prompts, replies)
+        losses = reply_losses(model, read, replies)
         return [
             {
                 "id": prompt.id,

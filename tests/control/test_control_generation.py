@@ -137,7 +137,7 @@ def test_ctrl_c_keeps_what_was_generated(control: Run, tmp_path: Path, monkeypat
     monkeypatch.setattr("repe.control.experiment.generate", interrupted)
     ended = control("--batch-size", "4")
     assert ended.status == 130
-    # One batch of four: without a vector, at strength -2, and at 0, where the replies are those without a vector.
+    # Of the first four prompts: unsteered, at -2, and at 0, whose replies are the unsteered ones.
     assert len(rows_of(folder_of(tmp_path))) == 12
 
 
@@ -146,8 +146,14 @@ def test_several_sources_get_a_figure_of_their_effects(control: Run, tmp_path: P
     assert ended.status == 0, ended.err
     folder = tmp_path / "res/tiny/harmfulness/control"
     table = pd.read_csv(folder / "control_sources.csv")
-    assert list(table)[:4] == ["source", "target", "strength", "effect"]
-    assert len(table) == 4
+    assert list(table)[:4] == ["source", "target", "measure", "baseline"]
+    vectors = table[table["baseline"] == "concept"]
+    assert len(vectors) == 2 * 2 * 2  # sources, targets, measures
+    # The same numbers as in the tables of single sources.
+    one = vectors.query("source == 'zh' and target == 'en' and measure == 'refusal_rate'").iloc[0]
+    rates = pd.read_csv(folder / "zh/control.csv").query("target == 'en' and baseline == 'concept' and harmful")
+    rates = rates.set_index("strength")["refusal_rate"]
+    assert one["effect"] == pytest.approx(rates[2.0] - rates[-2.0])
     assert (folder / "figure_control_sources.png").exists()
     assert (folder / "figure_control_sources.pdf").exists()
     steered = [

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,24 @@ def test_a_batch_gives_what_transformers_gives_each_prompt_alone(family: str, mo
         alone = lm.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
         expected = alone[0, len(row) :].tolist()
         assert reply == (expected[: expected.index(2)] if 2 in expected else expected)
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_replies_continue_from_prompts_that_were_read(
+    family: str, model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_causal(model_folders[family])
+    read, expected = read_prompts(model, ROWS), generate(model, ROWS, Decoding(max_new_tokens=8))
+    widths, forward = [], model.trunk.forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        widths.append((args[0] if args else kwargs["input_ids"]).shape[1])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model.trunk, "forward", counted)
+    for _ in range(2):
+        assert generate(model, ROWS, Decoding(max_new_tokens=8), read=read) == expected
+    assert {*widths} == {1}
 
 
 def test_a_checkpoints_own_decoding_settings_are_ignored(tmp_path: Path) -> None:
@@ -68,9 +87,9 @@ def test_losses_are_those_of_each_reply_alone(family: str, model_folders: dict[s
     rows = [*ROWS, [1, *range(40, 70)]]
     replies = [[9, 9, 12], [], [50], [7, 8, 9, 10]]
     model = load_causal(model_folders[family])
-    prompts = read_prompts(model, rows)
-    reply_losses(model, prompts, [[8, 8], [4], [50, 51, 52, 53, 54], []])  # replies before do not matter
-    found = reply_losses(model, prompts, replies)
+    read = read_prompts(model, rows)
+    reply_losses(model, read, [[8, 8], [4], [50, 51, 52, 53, 54], []])  # does not change what was read of the prompts
+    found = reply_losses(model, read, replies)
     lm = AutoModelForCausalLM.from_pretrained(model_folders[family]).eval()
     for row, reply, loss in zip(rows, replies, found, strict=True):
         if not reply:
