@@ -65,6 +65,7 @@ def test_replies_have_a_fixed_order_and_the_documented_fields(control: Run, tmp_
     ended = control()
     assert ended.status == 0, ended.err
     rows = rows_of(folder_of(tmp_path))
+    assert "concept_score" in ended.out
     assert list(rows[0])[:7] == ["id", "lang", "harmful", "strength", "baseline", "prompt", "reply"]
     expected = [
         (one.baseline, one.draw, one.strength, prompt["lang"], prompt["id"])
