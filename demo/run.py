@@ -2,12 +2,12 @@
 """The paper's five stages on two real models, on a CPU: make demo
 
 * multilingual-e5-small, an encoder for about 100 languages: stages 1 to 4, seven concepts in sixteen languages;
-* SmolLM2-135M-Instruct, a chat model that reads mostly English: stages 1 to 5, three concepts in three languages.
+* SmolLM2-135M-Instruct, a chat model that reads mostly English: stages 1 to 5, three concepts in English and Spanish.
 
-Both also run with random weights (`--untrained`), as a floor of every accuracy; the encoder in four languages, or with
---full in all, which the tables of demo/README.md show and which takes about ten minutes longer. The text is the probe
-set in demo/probes, split by item, so that no item is both trained on and tested. Results go to demo/res; existing
-results are kept.
+Both also run with random weights (`--untrained`), as a floor of accuracy, in a few of these languages. With --full they
+do so in all, SmolLM2 also reads French, and there are more prompts: these are the results in demo/README.md. The text
+is the probe set in demo/probes, split by item, so that no item is both trained on and tested. Results go to demo/res;
+existing results are kept.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -28,12 +29,26 @@ DATA = "demo/probes/data"
 ENCODER, CHAT = "multilingual-e5-small", "SmolLM2-135M-Instruct"
 SEEDS = (1,)  # of random weights
 # What SmolLM2 reads well enough, and what takes a few minutes on one core.
-CHAT_SETS = ("--lang", "en", "es", "fr", "--concept", "morality", "truthfulness", "harmfulness")
+CHAT_CONCEPTS = ("--concept", "morality", "truthfulness", "harmfulness")
+
+
+class Size(NamedTuple):
+    """How much is run."""
+
+    chat: tuple[str, ...]
+    """Languages of SmolLM2."""
+    chat_floor: tuple[str, ...]
+    """Those of its twin with random weights."""
+    encoder_floor: tuple[str, ...]
+    """Those of the encoder's."""
+    prompts: int
+    """Harmful and harmless prompts in each language."""
+
+
+QUICK = Size(("--lang", "en", "es"), ("--lang", "en"), ("--lang", "en", "sw"), 4)
+FULL = Size(("--lang", "en", "es", "fr"), ("--lang", "en", "es", "fr"), (), 12)
 # The first prompts of the probe set: harmful and harmless ones, in each language.
 PROMPTS, PROMPT_LANGUAGES = f"{RESULTS}/prompts.jsonl", ("en", "es")
-PROMPTS_EACH, PROMPTS_EACH_FULL = 4, 12
-# The encoder with random weights runs in these languages, with --full in all.
-FLOOR_LANGUAGES = ("--lang", "en", "zh", "ta", "sw")
 CONTROL = (
     *("--source-lang", "en", "--target-lang", *PROMPT_LANGUAGES, "--prompts", PROMPTS, "--concept", "harmfulness"),
     *("--baseline", "none,concept,random", "--random-draws", "1", "--max-new-tokens", "32"),
@@ -64,10 +79,10 @@ def floors(model: str, *more: str) -> None:
         recognize(model, "--untrained", "--seed", str(seed), *more)
 
 
-def control(prompts: int) -> None:
-    """Stages 1, 2 and 5 of the chat model, on so many harmful and harmless prompts a language."""
-    write_prompts(ROOT / PROMPTS, prompts)
-    recognize(CHAT, *CHAT_SETS, "--cache-states", f"{RESULTS}/states")
+def control(size: Size) -> None:
+    """Stages 1, 2 and 5 of the chat model."""
+    write_prompts(ROOT / PROMPTS, size.prompts)
+    recognize(CHAT, *size.chat, *CHAT_CONCEPTS, "--cache-states", f"{RESULTS}/states")
     run("control_generation.py", *options(CHAT), *CONTROL)
 
 
@@ -96,7 +111,7 @@ def compare(model: str, folder: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="random weights in all languages, and more prompts")
-    full = parser.parse_args().full
+    size = FULL if parser.parse_args().full else QUICK
     for name in CONVERTERS:
         model_folder(name)
     states = ("--cache-states", f"{RESULTS}/states")
@@ -104,9 +119,9 @@ def main() -> None:
     side_by_side(
         [
             partial(recognize, ENCODER, *states),
-            partial(control, PROMPTS_EACH_FULL if full else PROMPTS_EACH),
-            partial(floors, ENCODER, *(() if full else FLOOR_LANGUAGES)),
-            partial(floors, CHAT, *CHAT_SETS),
+            partial(control, size),
+            partial(floors, ENCODER, *size.encoder_floor),
+            partial(floors, CHAT, *size.chat_floor, *CHAT_CONCEPTS),
         ]
     )
     # The two models know different languages, so each has figures and tables of its own.
