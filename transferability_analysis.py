@@ -7,11 +7,11 @@
   python transferability_analysis.py --cross-model bloomz-560M --cache-states STATES --data-dir data
 
 Reads the accuracies of stage 2 and writes the accuracy of each language's vectors on each other language, minus that of
-the other language's own vectors (Figures 5 and 8). Without --cross-model, for the one model that the options name.
---layer-select also reports layers that were not chosen on the test set; --bootstrap adds 95 % intervals, and
-one_way_transfer.csv: is there more transfer from high- to low-resource languages than the reverse? --cache-states (of
-stages 1 and 2) adds learned transfer: the vectors after a rotation between the two languages' states, fitted on 1, 4,
-16 or all of the training items that both have (transfer_learned).
+the other language's own vectors (Figures 5 and 8), and one_way_transfer.csv: is there more transfer from high- to
+low-resource languages than the reverse? Without --cross-model, for the one model that the options name. --layer-select
+also reports layers that were not chosen on the test set; --bootstrap adds 95 % intervals. --cache-states (of stages 1
+and 2) adds learned transfer: the vectors after a rotation between the two languages' states, fitted on 1, 4, 16 or all
+of the training items that both have (transfer_learned).
 """
 
 import argparse
@@ -48,27 +48,24 @@ def main(args: argparse.Namespace) -> None:
         for model, files in compared.files.items():
             languages = compared.languages_of(model)
             delta = transfer_table(model, files, languages, selection)
+            drawn = None
             if args.bootstrap:
                 drawn = delta_draws(files, languages, selection, args.bootstrap, args.seed)
                 delta = with_intervals(delta, drawn)
-                one_way_rows.append(one_way_table(model, compared.families[model], files, languages, drawn, selection))
             deltas.append(delta)
-        transfer[selection] = pd.concat(deltas)
-        if one_way_rows:
-            one_way[selection] = pd.concat(one_way_rows)
+            one_way_rows.append(one_way_table(model, compared.families[model], files, languages, drawn, selection))
+        transfer[selection], one_way[selection] = pd.concat(deltas), pd.concat(one_way_rows)
 
     written = tables.write_csv(side_by_side(transfer), out_dir, "transfer")
-    if one_way:
-        written += tables.write_csv(side_by_side(one_way), out_dir, "one_way_transfer")
+    written += tables.write_csv(side_by_side(one_way), out_dir, "one_way_transfer")
     for selection, table in transfer.items():
         for panels, families in compared.panels.items():
             figure = figures.transfer_heat_maps(table, families)
             written += save(figure, out_dir, f"{HEAT_MAPS[panels]}{selection.suffix}")
     options.print_written(written + (learned(args, compared, out_dir) if args.cache_states else []))
     print(printed.between_languages(transfer[PAPER], "delta", "accuracy minus that of the target's own vectors"))
-    if one_way:
-        print(printed.one_way(one_way[PAPER]))
-        compared.unknown_high_resource("one-way transfer")
+    print(printed.one_way(one_way[PAPER]))
+    compared.unknown_high_resource("one-way transfer")
 
 
 def learned(args: argparse.Namespace, compared: "Compared[AccuracyFile]", out_dir: "Path") -> "list[Path]":

@@ -42,6 +42,10 @@ class Family:
     """High-resource languages in the column "Split" of Table 1; empty if not known."""
     shares: Mapping[str, float] = field(default_factory=dict)
     """Percent of the pre-training text by language, where published."""
+    kind: str = ""
+    """How the languages share the pre-training text, in the paper's words."""
+    source: str = ""
+    """Where the shares, or the order of `axis`, are from."""
 
     def order(self, languages: Iterable[str]) -> list[str]:
         """`languages` in the order of the family's figures: by share, without those left out, unknown ones last."""
@@ -89,6 +93,8 @@ FAMILIES = {
             left_out=("ny", "sw", "ta", "te"),
             high_resource=("en",),
             shares=_LLAMA2_SHARES,
+            kind="English-dominated",
+            source="the released code; Touvron et al. 2023 (Llama 2), table of the pre-training languages",
         ),
         # Qwen's shares are not published; the released values only fix the order of the axis.
         Family(
@@ -97,6 +103,8 @@ FAMILIES = {
             axis=("zh", "en", "fr", "es", "ja", "pt", "vi", "ko", "ca", "id", "fi", "hu"),
             left_out=("ny", "sw", "ta", "te"),
             high_resource=("zh", "en"),
+            kind="Chinese- and English-dominated",
+            source="not published; the order of the released code",
         ),
         Family(
             name="bloomz",
@@ -105,11 +113,24 @@ FAMILIES = {
             left_out=("ja", "ko", "fi", "hu"),
             high_resource=SHARED_LANGUAGES,
             shares=_BLOOMZ_SHARES,
+            kind="balanced",
+            source="the released code; BigScience 2022 (BLOOM), languages of the training text",
         ),
         # An unknown model: all languages in the order given; which are high-resource is not known.
         Family(name="none", label=""),
     )
 }
+
+
+SIZE = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([bm])(\d*)(?![a-z0-9])", re.IGNORECASE)
+"""The number of parameters in a model's name: 7B, 560M, 1B8, 0.5B."""
+
+
+def billions(model: str) -> float:
+    """Billions of parameters according to a model's name (560M, 1B8, 0.5B), or 0 if it has none."""
+    sizes = SIZE.findall(model)
+    whole, unit, part = sizes[-1] if sizes else ("0", "b", "")
+    return float(f"{whole}.{part}" if part else whole) * (1 if unit in "bB" else 1e-3)
 
 
 def split_suffix(split: float, by: str = "pair", folds: int | None = None, tested_on: str | None = None) -> str:

@@ -177,8 +177,13 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write one pixel in place of figures: in tests of other things, drawing takes most of the time."""
     from PIL import Image
 
-    pixel = Image.new("RGB", (1, 1))
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, file, format, **__: pixel.save(file, format))
+    def write(_figure: Any, file: Any, *, format: str, **_: Any) -> None:
+        if format == "png":
+            Image.new("RGB", (1, 1)).save(file, format)
+        else:
+            file.write(b"not drawn")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", write)
 
 
 @pytest.fixture(scope="session")

@@ -64,43 +64,57 @@ def one_way_table(
     family: Family,
     files: Mapping[str, AccuracyFile],
     languages: Sequence[str],
-    drawn: np.ndarray,
+    drawn: np.ndarray | None = None,
     selection: Selection = PAPER,
 ) -> pd.DataFrame:
-    """How one-way transfer is, from high- to low-resource languages, with 95 % bootstrap intervals.
+    """How one-way transfer is, from high- to low-resource languages, with 95 % bootstrap intervals if there are draws.
 
     Args:
         family: defines the high-resource languages, as for Table 1.
-        drawn: from `delta_draws`, for the same files, languages and selection.
+        drawn: from `delta_draws`, for the same files, languages and selection; downloads have none.
 
     Returns:
         Columns model, concept (`all` for the mean over concepts), high_to_low (mean delta of high-resource vectors on
-        low-resource languages), low_to_high (the reverse), one_way (the first minus the second), and the bounds of
-        each, `<name>_low` and `<name>_high`; NaN if all languages are high-resource, or none is known to be.
+        low-resource languages), low_to_high (the reverse), one_way (the first minus the second), and, with draws, the
+        bounds of each, `<name>_low` and `<name>_high`; NaN if all languages are high-resource, or none is known to be.
     """
     high = high_resource(family, languages)
-    delta = np.stack([_minus_own(accuracy_at(file, languages, languages, selection)) for file in files.values()])
-    values = _with_mean(_one_way(delta, high))  # (concepts + 1, 3)
-    low_bound, high_bound = bounds(np.moveaxis(_with_mean(_one_way(drawn, high)), 1, 0))
+    delta = np.stack([deltas(file, languages, selection) for file in files.values()])
+    values = _with_mean(one_way(delta, high))  # (concepts + 1, 3)
     table = pd.DataFrame({"model": model, "concept": [*files, ALL]})
+    ends = None if drawn is None else bounds(np.moveaxis(_with_mean(one_way(drawn, high)), 1, 0))
     for place, name in enumerate(ONE_WAY):
         table[name] = values[:, place]
-        table[f"{name}_low"], table[f"{name}_high"] = low_bound[:, place], high_bound[:, place]
+        if ends:
+            table[f"{name}_low"], table[f"{name}_high"] = (bound[:, place] for bound in ends)
     return table
 
 
-def _minus_own(accuracy: np.ndarray) -> np.ndarray:
-    """Accuracies (..., sources, targets) minus those of each target's own vectors."""
-    return accuracy - np.diagonal(accuracy, axis1=-2, axis2=-1)[..., None, :]  # type: ignore[no-any-return]
+def deltas(file: AccuracyFile, languages: Sequence[str], selection: Selection = PAPER) -> np.ndarray:
+    """A concept's accuracies minus those of each target's own vectors, float64 (sources, targets)."""
+    return _minus_own(accuracy_at(file, languages, languages, selection))
 
 
-def _one_way(delta: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """The three numbers of ONE_WAY, (..., 3), from deltas (..., sources, targets)."""
+def one_way(delta: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The three numbers of ONE_WAY.
+
+    Args:
+        delta: (..., sources, targets).
+        high: which languages are high-resource, bool (languages,).
+
+    Returns:
+        float64 (..., 3); NaN if all or no languages are high-resource.
+    """
     if high.all() or not high.any():
         return np.full((*delta.shape[:-2], len(ONE_WAY)), np.nan)
     down = delta[..., high, :][..., ~high].mean(axis=(-2, -1))
     up = delta[..., ~high, :][..., high].mean(axis=(-2, -1))
     return np.stack([down, up, down - up], axis=-1)
+
+
+def _minus_own(accuracy: np.ndarray) -> np.ndarray:
+    """Accuracies (..., sources, targets) minus those of each target's own vectors."""
+    return accuracy - np.diagonal(accuracy, axis1=-2, axis2=-1)[..., None, :]  # type: ignore[no-any-return]
 
 
 def _with_mean(values: np.ndarray) -> np.ndarray:

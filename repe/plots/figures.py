@@ -10,7 +10,6 @@ larger model.
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, SymLogNorm, to_rgb
 from matplotlib.figure import Figure
 
-from repe.paper import FAMILIES, Family, seven_billion
+from repe.paper import FAMILIES, Family, billions, seven_billion
 from repe.plots.heat_maps import Colouring, heat_maps
 from repe.plots.style import (
     COLUMN_WIDTH,
@@ -56,7 +55,7 @@ def recognition_bars(accuracy: pd.DataFrame, families: Mapping[str, Family]) -> 
             without a value is left out. Columns accuracy_low and accuracy_high add an interval to each bar.
         families: family of each model.
     """
-    rows, looks = _rows_of(accuracy, families), _looks(families)
+    rows, looks = _rows_of(accuracy, families), model_looks(families)
     languages, joined = rows["language"].unique(), seven_billion(families)
     # One legend column per family for three families of three models; too many bars for one row go to several.
     columns, blocks = min(3, len(looks)), math.ceil(len(languages) * len(looks) / _BARS_ACROSS)
@@ -179,7 +178,7 @@ def similarity_across_layers(by_layer: pd.DataFrame, families: Mapping[str, Fami
         by_layer: columns model, layer, relative_depth (0..1), similarity (mean cosine).
         families: family of each model.
     """
-    looks = _looks(families)
+    looks = model_looks(families)
     figure = new_figure(5.5, max(2.6, 0.6 + LINE * len(looks)))
     axes = figure.add_subplot()
     for model, look in looks.items():
@@ -203,7 +202,7 @@ def _rows_of(table: pd.DataFrame, models: Iterable[str]) -> pd.DataFrame:
     return table[table["model"].isin(models)]
 
 
-def _looks(families: Mapping[str, Family]) -> dict[str, dict[str, Any]]:
+def model_looks(families: Mapping[str, Family]) -> dict[str, dict[str, Any]]:
     """Colour and dashes of each model: one hue per family (or model of no family), darker shades for larger models."""
     keys = {model: model if family.name == "none" else family.name for model, family in families.items()}
     # The paper's families always have the same hues; if there are more keys than hues, hues repeat.
@@ -211,7 +210,7 @@ def _looks(families: Mapping[str, Family]) -> dict[str, dict[str, Any]]:
     hues = {model: HUES[order.index(key) % len(HUES)] for model, key in keys.items()}
     looks = {}
     for model, hue in hues.items():
-        alike = sorted((other for other in hues if hues[other] == hue), key=_billions, reverse=True)
+        alike = sorted((other for other in hues if hues[other] == hue), key=billions, reverse=True)
         rank = alike.index(model)
         darkness = 1 - 2 * rank / (len(alike) - 1) if len(alike) > 1 else 0.0
         looks[model] = {"color": _shade(to_rgb(hue), darkness), "linestyle": DASHES[rank % len(DASHES)]}
@@ -223,10 +222,3 @@ def _shade(colour: tuple[float, float, float], darkness: float) -> tuple[float, 
     towards, share = (0.0, 0.45 * darkness) if darkness > 0 else (1.0, -0.55 * darkness)
     red, green, blue = (towards * share + part * (1 - share) for part in colour)
     return red, green, blue
-
-
-def _billions(model: str) -> float:
-    """Billions of parameters according to a model's name (560M, 1B8, 0.5B), or 0 if it has none."""
-    sizes = re.findall(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([bm])(\d*)(?![a-z0-9])", model.lower())
-    whole, unit, part = sizes[-1] if sizes else ("0", "b", "")
-    return float(f"{whole}.{part}" if part else whole) * (1 if unit == "b" else 1e-3)

@@ -10,6 +10,7 @@ from repe.analysis.accuracy_table import interval_of, with_averages
 from repe.analysis.layer_selection import PAPER
 from repe.analysis.transfer import ONE_WAY
 from repe.data import Pair
+from repe.paper import Family
 from repe.results.accuracy_file import AccuracyFile
 from repe.uncertainty.bootstrap import ALL
 
@@ -46,6 +47,13 @@ def _number(value: float) -> str:
     if isinstance(value, int) or pd.isna(value):
         return "--" if pd.isna(value) else str(value)
     return f"{value:z.2f}"
+
+
+def with_interval(value: float, low: float = np.nan, high: float = np.nan, digits: int = 2) -> str:
+    """A number and its interval, if it has one; NaN is `--`."""
+    if pd.isna(value):
+        return "--"
+    return f"{value:z.{digits}f}" + (f" [{low:z.{digits}f}, {high:z.{digits}f}]" if pd.notna(low) else "")
 
 
 def pairs(
@@ -187,11 +195,11 @@ def table1(table: pd.DataFrame) -> str:
 
 
 def one_way(table: pd.DataFrame) -> str:
-    """Transfer from high- to low-resource languages and back, mean over concepts, with 95 % intervals."""
+    """Transfer from high- to low-resource languages and back, mean over concepts, with 95 % intervals if it has any."""
     rows = [["mean over concepts", "high to low", "low to high", "one-way (difference)"]]
     for _, row in table[table["concept"] == ALL].iterrows():
-        cells = [f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]" for name in ONE_WAY]
-        rows.append([row["model"], *(cell if pd.notna(row["one_way"]) else "--" for cell in cells)])
+        cells = [with_interval(*row.reindex([name, f"{name}_low", f"{name}_high"])) for name in ONE_WAY]
+        rows.append([row["model"], *cells])
     return aligned(rows, numbers_right=True)
 
 
@@ -206,3 +214,48 @@ def learned(table: pd.DataFrame) -> str:
             both = [f"{row[n]:z.3f} [{row[f'{n}_low']:z.3f}, {row[f'{n}_high']:z.3f}]" for n in ("difference", "gain")]
             rows.append([row["items"], *cells, *both])
     return f"transfer after a learned map, mean over languages and concepts\n{aligned(rows, numbers_right=True)}"
+
+
+def shares(table: pd.DataFrame, families: Mapping[str, Family]) -> str:
+    """The languages' shares of each model's training text, where they are from, and the high-resource languages.
+
+    Args:
+        table: columns model, language, percent (NaN where only the order is known), source.
+        families: of the models.
+    """
+    alike: dict[str, list[str]] = {}
+    for model, family in families.items():
+        rows = table[table["model"] == model]
+        known = [f"{one} {share:g}".removesuffix(" nan") for one, share in rows[["language", "percent"]].to_numpy()]
+        source = "; ".join(dict.fromkeys(rows["source"].dropna())) or "source not named"
+        line = f"{', '.join(known)} ({source})" if known else "not known; --shares FILE reads them"
+        high = " ".join(family.high_resource) or "not known"
+        alike.setdefault(f"{line}; high-resource: {high}", []).append(f"{model}{_of_kind(family.kind)}")
+    lines = [f"  {', '.join(models)}: {line}" for line, models in alike.items()]
+    return "\n".join(["languages' shares of the training text, percent", *lines])
+
+
+def _of_kind(kind: str) -> str:
+    return f" ({kind})" if kind else ""
+
+
+def traits(table: pd.DataFrame) -> str:
+    """The paper's questions in numbers, with the paper's claims; Table 1 without Split.
+
+    Args:
+        table: from `repe.analysis.traits.trait_table`.
+    """
+    lines, said = [], ""
+    for trait, rows in table.groupby("trait", sort=False):
+        first = rows.iloc[0]
+        if first["claim"] != said:
+            said = first["claim"]
+            lines.append(f"Section {first['section']}, paper: {said}")
+        if not str(trait).endswith("_split"):
+            lines.append(f"  {first['meaning']}")
+            for kind, alike in rows.groupby("kind", sort=False):
+                numbers = alike[["value", "low", "high"]].to_numpy(dtype=float)
+                named = zip(alike["model"], numbers, strict=True)
+                cells = [f"{model} {with_interval(value, low, high, 3)}" for model, (value, low, high) in named]
+                lines.append(f"    {', '.join(cells)}{_of_kind(str(kind))}")
+    return "\n".join(lines)

@@ -96,6 +96,10 @@ def test_one_way_transfer_is_the_difference_of_two_means_over_pairs(tmp_path: Pa
         assert (table.one_way < table.one_way_high).all()
         widths = table.one_way_high - table.one_way_low
         assert widths["all"] < widths[["morality", "fairness"]].min()
+        # Downloads have no draws: the same values without bounds.
+        plain = one_way_table("m", FAMILIES["bloomz"], files, languages, selection=selection)
+        assert plain.columns.tolist() == ["model", "concept", "high_to_low", "low_to_high", "one_way"]
+        assert plain.equals(table.reset_index()[plain.columns])
 
 
 def test_intervals_of_deltas(tmp_path: Path) -> None:
