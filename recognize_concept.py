@@ -7,13 +7,9 @@
   python recognize_concept.py --cross-model bloomz-560M,bloomz-7B1 --layer-select validation --bootstrap --permutations
 
 Without --cross-model, reads the vectors of stage 1 and the test pairs and writes <res-dir>/<model>/<concept>/acc.pt:
-the accuracy of each language's vectors (source) on each language's pairs (target). Several processes divide the work:
-
-  accelerate launch --multi_gpu --num_processes 4 recognize_concept.py --lang en fr zh --concept morality
-
-With --vectors-from, tests vectors that were collected from one data folder on all pairs of another one, and writes to
-<res-dir>/<model>-on-<OTHER>.
-With --cross-model, draws Figure 2 and writes Table 6 from such files.
+the accuracy of each language's vectors (source) on each language's pairs (target); `accelerate launch --multi_gpu`
+divides the work. With --vectors-from, tests vectors of one data folder on all pairs of another one, and writes to
+<res-dir>/<model>-on-<OTHER>. With --cross-model, draws Figure 2 and writes Table 6 from such files.
 """
 
 import argparse
