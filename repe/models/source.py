@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,8 @@ class ModelSource:
     """Seed of random weights in place of the trained ones."""
     gpu: int | None = None
     """Index of this process's GPU where several processes share the work."""
+    _parsed: dict[Path, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The parsed GGUF file, until the weights are read."""
 
     @cached_property
     def folder(self) -> hub.ModelFolder:
@@ -292,11 +294,6 @@ class ModelSource:
                 raise UserError(
                     f"{path}: {len(names)} tensors {what}, for example {min(names)}: download config and weights again"
                 )
-
-    @cached_property
-    def _parsed(self) -> dict[Path, Any]:
-        """The parsed GGUF file."""
-        return {}
 
     @contextmanager
     def _readable(self, what: str) -> Iterator[None]:
