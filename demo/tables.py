@@ -59,12 +59,12 @@ def by_concept() -> str:
     """The encoder's accuracy by concept, mean over languages, beside its floors."""
     cells = read("encoder_floors.csv")
     names = ["accuracy", "null_mean", "untrained", "text"]
-    above = cells.assign(is_above=cells["p_margin_holm"] < 0.05).groupby("concept", sort=False)["is_above"].sum()
+    above = cells.assign(is_above=cells["difference_low"] > 0).groupby("concept", sort=False)["is_above"].sum()
     rows = [
         (concept, *map(cell, row), f"{above[concept]} of {(cells['concept'] == concept).sum()}")
         for concept, row in cells.groupby("concept", sort=False)[names].mean().iterrows()
     ]
-    return markdown(["concept", "accuracy", "swapped labels", "untrained", "text", "languages with p < 0.05"], rows)
+    return markdown(["concept", "accuracy", "swapped labels", "untrained", "text", "above every floor"], rows)
 
 
 def nearest() -> str:
@@ -117,12 +117,15 @@ def chat() -> str:
             row.language,
             cell(row.accuracy),
             interval(row.low, row.high),
+            cell(row.null_mean),
             cell(row.untrained),
             cell(row.text),
+            p_value(row.p_margin_holm),
         )
         for row in read("chat_floors.csv").itertuples()
     ]
-    return markdown(["concept", "language", "accuracy", "95 %", "untrained", "text"], rows)
+    names = ["concept", "language", "accuracy", "95 %", "swapped labels", "untrained", "text", "p (Holm)"]
+    return markdown(names, rows)
 
 
 def control() -> str:
@@ -173,7 +176,7 @@ def main() -> None:
             shutil.copyfile(DEMO / "res" / source, TABLES / name)
     text = README.read_text(encoding="utf-8")
     for name, block in BLOCKS.items():
-        text, found = re.subn(f"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", rf"\1{block()}\2", text, flags=re.DOTALL)
+        text, found = re.subn(f"(<!-- {name} -->).*?(<!-- /{name} -->)", rf"\1\n{block()}\n\2", text, flags=re.DOTALL)
         assert found == 1, name
     README.write_text(text, encoding="utf-8")
 
