@@ -193,6 +193,7 @@ def compared_settings(folder: Path) -> pd.DataFrame:
         part = pd.read_csv(path, dtype={"target": str}, keep_default_na=False, na_values=[""])
         values = {one: ",".join(map(str, np.atleast_1d(settings.get(one)))) for one in differing}
         for column, value in reversed({"settings": name, **values}.items()):
-            part.insert(0, column, value)
+            # `prompts` is already the number of prompts.
+            part.insert(0, f"{column}_file" if column in part else column, value)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)

@@ -210,6 +210,18 @@ def test_other_settings_go_to_a_folder_of_their_own_and_are_compared(control: Ru
     pd.testing.assert_frame_equal(first, pd.read_csv(folder / "control.csv"))
 
 
+def test_other_prompts_are_compared_too(control: Run, home: Path, tmp_path: Path) -> None:
+    usual = ("--baseline", "none", "--target-lang", "en")
+    assert control(*usual).status == 0
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join((home / "prompts.jsonl").read_text("utf-8").splitlines(keepends=True)[:2]), "utf-8")
+    ended = control(*usual, "--prompts", other)
+    assert ended.status == 0, ended.err
+    table = pd.read_csv(folder_of(tmp_path) / "control_settings.csv")
+    assert table.groupby("settings", sort=False)["prompts"].sum().tolist() == [6, 2]
+    assert table["prompts_file"].nunique() == 2
+
+
 def test_replies_of_another_version_are_not_mixed(control: Run, tmp_path: Path) -> None:
     assert control("--baseline", "none").status == 0
     # A setting of an earlier version that this one does not have.
