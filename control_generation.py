@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from repe.control.experiment import ControlExperiment
     from repe.models.model import Model
 
-# Columns of control.csv that are printed.
-SHOWN = (
-    *("target", "harmful", "baseline", "strength", "prompts", "concept_score", "refusal_rate", "perplexity"),
-    *("repetition", "target_language_rate"),
-)
-
 # Other modules are imported in the functions that use them: they take seconds, and --help does not need them.
 
 
@@ -72,6 +66,7 @@ def measure_and_draw(experiments: "list[ControlExperiment]") -> None:
     from repe.plots import control_figures
     from repe.plots.style import save
     from repe.plots.tables import write_csv
+    from repe.runs import printed
 
     replies = {}
     for experiment in experiments:
@@ -86,8 +81,7 @@ def measure_and_draw(experiments: "list[ControlExperiment]") -> None:
         if experiment.folder != folder or any(experiment.folder.glob("*/control.csv")):
             written += write_csv(compared_settings(experiment.folder), experiment.folder, "control_settings")
         options.print_written([experiment.file.path, *written])
-        shown = table[table["baseline"].isin(["none", "concept", "random"])]
-        print(shown[[name for name in SHOWN if shown[name].notna().any()]].round(2).to_string(index=False, na_rep=""))
+        print(printed.control(table))
     effects = source_effects(replies, experiments[0].concept)
     if len(replies) > 1 and len(effects):
         figure = control_figures.sources(effects)

@@ -74,17 +74,23 @@ def learned(args: argparse.Namespace, compared: "Compared[AccuracyFile]", out_di
     from tqdm import tqdm
 
     from repe.analysis.learned_transfer import learned_table
+    from repe.errors import UserError
     from repe.plots import tables
     from repe.plots.item_figures import learned_transfer
     from repe.plots.style import save
-    from repe.runs import comparison, printed
+    from repe.results.vector_file import VectorFile
+    from repe.runs import printed
     from repe.runs.cached_differences import languages_with_states
 
+    if args.direction_method != "cluster_mean" or args.random_direction:
+        other = "--random-direction" if args.random_direction else "--direction-method"
+        raise UserError(f"learned transfer takes cluster_mean vectors: leave out {other}, or --cache-states")
     found = []
-    for model, by_concept in comparison.vector_files(args, compared).items():
+    for model, by_concept in compared.files.items():
         names = compared.languages_of(model)
         progress = tqdm(by_concept.items(), desc=f"learned transfer of {model}", unit="concept")
-        concepts = ((concept, languages_with_states(args, file, names)) for concept, file in progress)
+        files = ((concept, VectorFile(args.res_dir, model, concept, file.kind)) for concept, file in progress)
+        concepts = ((concept, languages_with_states(args, file, names)) for concept, file in files)
         found.append(learned_table(model, concepts, args.seed))
     table = pd.concat(found)
     print(printed.learned(table))

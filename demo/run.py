@@ -110,7 +110,11 @@ def compare(model: str, folder: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="random weights in all languages, and more prompts")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="random weights in all languages, SmolLM2 also in French, 48 prompts instead of 16",
+    )
     size = FULL if parser.parse_args().full else QUICK
     for name in CONVERTERS:
         model_folder(name)

@@ -16,7 +16,7 @@ import pandas as pd
 DEMO = Path(__file__).parent
 TABLES = DEMO / "tables"
 README = DEMO / "README.md"
-# Where `make demo` writes the files, below demo/res.
+# Where `make demo-full` writes the files, below demo/res.
 SOURCES = {
     "encoder_floors.csv": "cross_model/floors.csv",
     "encoder_intervals.csv": "cross_model/recognition_intervals.csv",
@@ -25,8 +25,6 @@ SOURCES = {
     "encoder_transfer.csv": "cross_model/transfer.csv",
     "chat_floors.csv": "cross_model_chat/floors.csv",
     "chat_control.csv": "SmolLM2-135M-Instruct-item/harmfulness/control/en/control.csv",
-}
-FIGURES = {
     "encoder_similarity.png": "cross_model/figure7_similarity_all.png",
     "encoder_floors.png": "cross_model/floors_multilingual-e5-small-item.png",
     "chat_control.png": "SmolLM2-135M-Instruct-item/harmfulness/control/en/figure_control_score.png",
@@ -134,7 +132,7 @@ def control() -> str:
     keys = ["target", "harmful", "strength"]
     random = table[table["baseline"] == "random"].set_index(keys)
     rows = []
-    for row in table[table["baseline"] == "concept"].sort_values(["target", "harmful", "strength"]).itertuples():
+    for row in table[table["baseline"] == "concept"].sort_values(keys).itertuples():
         other = random.loc[(row.target, row.harmful, row.strength)]
         score = f"{cell(row.concept_score)} {interval(row.concept_score_low, row.concept_score_high)}"
         kind = "harmful" if str(row.harmful) == "True" else "harmless"
@@ -172,7 +170,7 @@ def main() -> None:
     parser.add_argument("--copy", action="store_true", help="copy the CSV files and figures from demo/res first")
     if parser.parse_args().copy:
         TABLES.mkdir(exist_ok=True)
-        for name, source in {**SOURCES, **FIGURES}.items():
+        for name, source in SOURCES.items():
             shutil.copyfile(DEMO / "res" / source, TABLES / name)
     text = README.read_text(encoding="utf-8")
     for name, block in BLOCKS.items():

@@ -8,7 +8,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -256,6 +256,28 @@ def split_pairs(
             generator.shuffle(label)
     drawn = zip(train, order, labels, strict=True)
     return [replace(pair, pos_first=first, first_is_positive=label[0]) for pair, first, label in drawn], test
+
+
+def shared_keys(pairs: Mapping[str, Sequence[Pair]], concept: str, fewest: int) -> list[str]:
+    """Keys that the pairs of all languages have, in the order of the first language.
+
+    Args:
+        pairs: by language.
+        concept: for the message.
+        fewest: number of keys that is needed.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    first, *others = ([pair.key for pair in one] for one in pairs.values())
+    shared = set(first).intersection(*others)
+    keys = [key for key in first if key in shared]
+    if len(keys) < fewest:
+        raise UserError(
+            f"{' '.join(pairs)} share {len(keys)} pairs of {concept}, and {fewest} are needed: give translations of a "
+            "pair the same key"
+        )
+    return keys
 
 
 def parts_of(pairs: Sequence[Pair], split: float, by: str, folds: int | None) -> "list[tuple[np.ndarray, np.ndarray]]":

@@ -35,11 +35,11 @@ def blocks_of(text: str, language: str) -> list[str]:
 
 IN_PAGES = [command for page in PAGES.values() for command in commands_of(page)]
 IN_SCRIPTS = [command for path in sorted(ROOT.glob("*.py")) for command in commands_of(path.read_text("utf-8"))]
-# Commands that need no download and no GPU: those on models of the demo, and those that read the results.
+# Commands that need no download and no GPU: those on models that are part of the demo, and those that read the results.
 RUNNABLE = [
     command
     for command in dict.fromkeys(IN_PAGES)
-    if re.search(r"demo/pocket|pocket-|^python -m repe (status|report)", command)
+    if re.search(r"demo/(?!models/real)|pocket-|^python -m repe (status|report)", command)
 ]
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from repe.errors import UserError
 from repe.uncertainty.bootstrap import ALL
-from repe.uncertainty.intervals import paired
+from repe.uncertainty.intervals import paired_columns
 
 # Numbers of translated training items that the map is fitted on; None for all of them.
 ITEMS = (0, 1, 4, 16, None)
@@ -107,7 +107,10 @@ def _candidates(
     places = [{one.keys[place]: place for place in one.parts[part][0]} for one in (source, target)]
     shared = [key for key in places[0] if key in places[1]]
     if len(shared) < FEWEST:
-        raise UserError(f"a map needs {FEWEST} training pairs with the same keys in both languages, not {len(shared)}")
+        raise UserError(
+            f"learned transfer needs {FEWEST} training pairs with the same key in two languages, and these share "
+            f"{len(shared)}: use parallel data"
+        )
     order = generator.permutation(len(shared))
     chosen, others = order[:items], np.roll(order, 1)[:items]
     # (layers, items, 2, hidden)
@@ -158,7 +161,5 @@ def _row(model: str, key: tuple[str, str, int | None], right: np.ndarray, names:
     row: dict[str, Any] = {"model": model, "source": source, "target": target}
     row |= {"items": ALL if items is None else str(items), "test_items": len(set(names))}
     row |= dict(zip(VECTORS, right.mean(axis=-1), strict=False))
-    for name, other in (("difference", right[1]), ("gain", right[-1])):
-        low, high = paired(right[0] - other, names)
-        row |= {name: (right[0] - other).mean(), f"{name}_low": float(low), f"{name}_high": float(high)}
-    return row
+    row |= paired_columns("difference", right[0] - right[1], names)
+    return row | paired_columns("gain", right[0] - right[-1], names)

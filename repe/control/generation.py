@@ -186,8 +186,8 @@ def generate(
     ids, mask = _padded_left(prompts, model)
     ends = {*end_tokens(model)}
     # Beam search has several rows for each prompt.
-    has_cache = read is not None and read.cache is not None and decoding.num_beams == 1
-    past = {"past_key_values": copied_cache(read.cache)} if read is not None and has_cache else {}
+    cache = read.cache if read and decoding.num_beams == 1 else None
+    past = {} if cache is None else {"past_key_values": copied_cache(cache)}
     with torch.random.fork_rng():  # the state of the random numbers is restored
         torch.manual_seed(int(np.random.SeedSequence([decoding.seed, seed]).generate_state(1)[0]))
         try:

@@ -181,8 +181,8 @@ def compared_settings(folder: Path) -> pd.DataFrame:
         folder: `control/<source>`, with the first settings in it and others in folders below it.
 
     Returns:
-        The columns settings (name of the folder; `first` for the first), those settings in which the folders differ,
-        and the columns of `control.csv`.
+        The columns settings (name of the folder; `first` for the first), those settings in which the folders differ
+        (the digest of the prompts as prompts_file), and the columns of `control.csv`.
     """
     paths = [path for path in (folder / "control.csv", *sorted(folder.glob("*/control.csv"))) if path.exists()]
     known = [json.loads((path.parent / "settings.json").read_text(encoding="utf-8")) for path in paths]
@@ -193,7 +193,7 @@ def compared_settings(folder: Path) -> pd.DataFrame:
         part = pd.read_csv(path, dtype={"target": str}, keep_default_na=False, na_values=[""])
         values = {one: ",".join(map(str, np.atleast_1d(settings.get(one)))) for one in differing}
         for column, value in reversed({"settings": name, **values}.items()):
-            # `prompts` is already the number of prompts.
+            # In `control.csv`, `prompts` is their number.
             part.insert(0, f"{column}_file" if column in part else column, value)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)

@@ -10,10 +10,11 @@ from matplotlib.lines import Line2D
 
 from repe.plots.style import COLUMN_WIDTH, HUES, PAGE_WIDTH, SMALL, TEXT, in_print_style, near_square, new_figure
 
+_OWN_VECTOR = "target's own vector"
 # Lines in drawing order: baseline, harmful prompts or not, label, colour, dashes.
 _LINES: tuple[tuple[str, bool, str, str, Any], ...] = (
     ("concept", True, "source's vector", HUES[0], "-"),
-    ("target_vector", True, "target's own vector", HUES[2], (0, (4, 1.2))),
+    ("target_vector", True, _OWN_VECTOR, HUES[2], (0, (4, 1.2))),
     ("random", True, "random direction", HUES[6], (0, (1, 1))),
     ("shuffled", True, "vector of shuffled labels", HUES[5], (0, (2, 1))),
     ("prompt", True, "system instruction", HUES[3], ""),
@@ -130,17 +131,16 @@ def sources(effects: pd.DataFrame) -> Figure:
         axes.axhline(0, color="0.25", linewidth=0.6, zorder=0)
         drawn = rows[rows["baseline"] == "random"]
         axes.plot([targets.index(one) for one in drawn["target"]], drawn["effect"], ".", color="0.6", ms=4)
-        by_source = dict(list(rows[rows["baseline"] == "concept"].groupby("source", sort=False)))
-        lines = {f"{name} vector": part for name, part in by_source.items()}
+        concept = rows[rows["baseline"] == "concept"]
+        lines = {f"{name} vector": part for name, part in concept.groupby("source", sort=False)}
         # Own vectors are scaled like those of the first source that has them.
         own = rows[rows["baseline"] == "target_vector"].drop_duplicates("target")
-        lines |= {"target's own vector": own[own["source"] != own["target"]]} if len(own) else {}
+        lines |= {_OWN_VECTOR: own[own["source"] != own["target"]]} if len(own) else {}
         for place, (label, part) in enumerate(lines.items()):
             at = [targets.index(one) + 0.16 * (place - (len(lines) - 1) / 2) for one in part["target"]]
             spread = [part["effect"] - part["effect_low"], part["effect_high"] - part["effect"]]
-            is_own = label not in {f"{name} vector" for name in by_source}
-            style = {"color": "black" if is_own else HUES[place % len(HUES)], "fmt": "D" if is_own else "o", "ms": 3}
-            axes.errorbar(at, part["effect"], yerr=spread, label=label, elinewidth=0.8, **style)
+            colour, marker = ("black", "D") if label == _OWN_VECTOR else (HUES[place % len(HUES)], "o")
+            axes.errorbar(at, part["effect"], yerr=spread, label=label, elinewidth=0.8, color=colour, fmt=marker, ms=3)
         axes.set_xticks(range(len(targets)), targets)
         axes.set_xlim(-0.5, len(targets) - 0.5)
         axes.set_title(_measure_title(measure))

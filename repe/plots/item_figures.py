@@ -26,6 +26,11 @@ _LINES = (
     ("shuffled", "after a map of shuffled items (floor)", _FLOOR),
     ("own_same_items", "the target's own vectors of the same items", _SAME),
 )
+_NOISE = (
+    ("accuracy", "with damaged items", _MAPPED),
+    ("left_out", "these items left out", _SAME | {"marker": "x", "markersize": 3.5}),
+    ("random_labels", "random labels (floor)", _FLOOR),
+)
 
 
 @in_print_style
@@ -96,13 +101,6 @@ def noise_panels(table: pd.DataFrame) -> Figure:
     figure.legend(handles, labels, loc="outside upper center", ncols=3, borderpad=0.1)
     figure.supylabel("Accuracy at the best layer", fontsize=TEXT)
     return figure
-
-
-_NOISE = (
-    ("accuracy", "with damaged items", _MAPPED),
-    ("left_out", "these items left out", _SAME | {"marker": "x", "markersize": 3.5}),
-    ("random_labels", "random labels (floor)", _FLOOR),
-)
 
 
 def _losses(axes: Axes, rows: pd.DataFrame) -> None:

@@ -14,7 +14,7 @@ from repe.results.meta import setting
 from repe.results.vector_file import VectorFile
 from repe.vectors.state_cache import SETTINGS, StateCache
 
-FEWEST_ITEMS = 4
+FEWEST = 4  # pairs
 
 
 def shared_differences(args: argparse.Namespace, file: VectorFile, languages: list[str]) -> list[np.ndarray]:
@@ -32,12 +32,9 @@ def shared_differences(args: argparse.Namespace, file: VectorFile, languages: li
         UserError: the cache has no states of a language, or the languages share too few pairs.
     """
     states = [cached_states(args, file, language) for language in languages]
+    pairs_of = {language: pairs for language, (pairs, _) in zip(languages, states, strict=True)}
+    keys = data.shared_keys(pairs_of, file.concept, FEWEST)
     places = [{pair.key: place for place, pair in enumerate(pairs)} for pairs, _ in states]
-    keys = [key for key in places[0] if all(key in one for one in places)]
-    if len(keys) < FEWEST_ITEMS:
-        raise UserError(
-            f"{' '.join(languages)} share {len(keys)} pairs of {file.concept}; cka and procrustes need four"
-        )
     chosen = [one[:, [place[key] for key in keys]] for (_, one), place in zip(states, places, strict=True)]
     return [one[:, :, 0] - one[:, :, 1] for one in chosen]
 
@@ -52,7 +49,7 @@ def cached_states(args: argparse.Namespace, file: VectorFile, language: str) -> 
         UserError: the cache has no states of the language.
     """
     if missing := [name for name in SETTINGS if name not in file.meta]:
-        raise UserError(f"{file.path} does not record {missing[0]}, so its states cannot be found: collect it again")
+        raise UserError(f"{file.path} does not record {missing[0]}, so its states cannot be found: run stage 1 again")
     cache = StateCache(args.cache_states, _NoModel(file.meta["model"]), file.meta)  # type: ignore[arg-type]
     pairs = data.read_pairs(data.data_file(args.data_dir, file.concept, language), file.concept)
     texts = data.texts_of(pairs)

@@ -50,10 +50,10 @@ def text_floors(args: argparse.Namespace, compared: Compared[AccuracyFile]) -> T
     found: Texts = {}
     for concept in next(iter(compared.files.values())):
         metas = [by_concept[concept].meta for by_concept in compared.files.values()]
+        if any("tested_on" in meta for meta in metas):
+            continue  # the training pairs are in another folder
         for language in compared.languages:
             path = data.data_file(args.data_dir, concept, language)
-            if any("tested_on" in meta for meta in metas):
-                continue  # the training pairs are in another folder
             if not path.exists() or not _is_current(path.read_bytes(), metas, language):
                 continue
             try:

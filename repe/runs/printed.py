@@ -18,6 +18,11 @@ from repe.uncertainty.bootstrap import ALL
 FEW_ITEMS = 20
 # Below this number of pairs of languages, a correlation with their distances says little.
 FEW_PAIRS = 10
+# Columns of control.csv that are printed.
+CONTROL = (
+    *("target", "harmful", "baseline", "strength", "prompts", "concept_score", "refusal_rate", "perplexity"),
+    *("repetition", "target_language_rate"),
+)
 # More sets than this become a table of concepts by languages.
 ROWS_SHOWN, COLUMNS_SHOWN = 20, 17
 
@@ -211,7 +216,7 @@ def learned(table: pd.DataFrame) -> str:
         rows.append([str(model)] + [""] * 6)
         for _, row in part.iterrows():
             cells = [_number(row[name]) for name in names]
-            both = [f"{row[n]:z.3f} [{row[f'{n}_low']:z.3f}, {row[f'{n}_high']:z.3f}]" for n in ("difference", "gain")]
+            both = [with_interval(row[n], row[f"{n}_low"], row[f"{n}_high"], digits=3) for n in ("difference", "gain")]
             rows.append([row["items"], *cells, *both])
     return f"transfer after a learned map, mean over languages and concepts\n{aligned(rows, numbers_right=True)}"
 
@@ -259,3 +264,14 @@ def traits(table: pd.DataFrame) -> str:
                 cells = [f"{model} {with_interval(value, low, high, 3)}" for model, (value, low, high) in named]
                 lines.append(f"    {', '.join(cells)}{_of_kind(str(kind))}")
     return "\n".join(lines)
+
+
+def control(table: pd.DataFrame) -> str:
+    """Measures of the replies without a vector, with the source's vector and with random directions.
+
+    Args:
+        table: from `repe.control.measures.measure`; columns without any value are left out.
+    """
+    shown = table[table["baseline"].isin(["none", "concept", "random"])]
+    known = [name for name in CONTROL if shown[name].notna().any()]
+    return shown[known].round(2).to_string(index=False, na_rep="")

@@ -115,3 +115,9 @@ def over_training(accuracy: Values, deviation: Values, pairs: Values) -> tuple[n
     inside = np.clip(accuracy, 0.5 / np.asarray(pairs), 1 - 0.5 / np.asarray(pairs))
     outcomes = inside * (1 - inside) / deviation**2
     return wilson(accuracy * outcomes, outcomes)
+
+
+def paired_columns(name: str, differences: np.ndarray, items: Sequence[str]) -> dict[str, float]:
+    """A mean difference and its interval by `paired`, as the columns `<name>`, `<name>_low` and `<name>_high`."""
+    low, high = paired(differences, items)
+    return {name: float(differences.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}

@@ -10,9 +10,13 @@ beside that without these items, and that of random labels.
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
 from repe.errors import UserError
 from repe.runs import arguments as options
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STEPS = 6
 KINDS = ("swap", "drop", "mislabel", "mix")
@@ -67,14 +71,11 @@ def main(args: argparse.Namespace) -> None:
     print(as_text(table))
 
 
-def as_text(table: object) -> str:
-    """The accuracies at the largest share, mean over concepts and languages."""
-    import pandas as pd
-
+def as_text(table: "pd.DataFrame") -> str:
+    """The accuracies by kind and share, mean over concepts and languages."""
     from repe.runs.printed import matrix
     from repe.uncertainty.bootstrap import ALL
 
-    assert isinstance(table, pd.DataFrame)
     means = table[(table["concept"] == ALL) & (table["language"] == ALL)]
     columns = ["accuracy", "left_out", "random_labels", "cosine", "cosine_left_out"]
     rows = means.assign(row=means["kind"] + " " + means["share"].map("{:.2f}".format)).set_index("row")[columns]
@@ -84,5 +85,10 @@ def as_text(table: object) -> str:
 def start() -> None:
     groups = (options.SUBJECT, options.DATA, SPLIT, options.SEED, options.MODEL, options.UNTRAINED)
     parser = options.Parser(__doc__, NOISE, *groups, options.RUNNING, options.CACHE, options.RESULTS)
-    parser.add_argument("--out-dir", type=options.Path, metavar="DIR", help="folder (default: RES_DIR/MODEL)")
+    parser.add_argument(
+        "--out-dir",
+        type=options.Path,
+        metavar="DIR",
+        help="folder of table and figure (default: RES_DIR/<model>)",
+    )
     options.run(main, parser)

@@ -12,7 +12,7 @@ from repe.errors import UserError
 from repe.tools.noise.damage import DAMAGES
 from repe.tools.noise.states import Items
 from repe.uncertainty.bootstrap import ALL
-from repe.uncertainty.intervals import paired
+from repe.uncertainty.intervals import paired_columns
 
 # Random choices of the damaged items.
 DRAWS = 20
@@ -42,14 +42,13 @@ def effects(items: Items, kind: str, shares: Sequence[float], seed: int) -> Iter
     languages. At least one item stays as it is.
 
     Raises:
-        UserError: there is no other language to mix in.
+        UserError: only one language is given, so `mix` has no other to take items from.
     """
     if kind == "mix" and len(items.languages) < 2:
         raise UserError("--kind mix needs a second language: add one with --lang")
     damaged = items.damaged(kind) if kind in DAMAGES else None
+    names = [f"{items.concept}|{items.names[one]}" for _, test in items.parts for one in test]
     for place, language in enumerate(items.languages):
-        tested = np.concatenate([test for _, test in items.parts])
-        names = [f"{items.concept}|{items.names[one]}" for one in tested]
         for share in shares:
             generator = np.random.default_rng([seed, zlib.crc32(items.concept.encode())])
             right, cosines = [], []
@@ -118,15 +117,11 @@ def summary(model: str, cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
         for concept, language in product((cell.concept, ALL), (cell.language, ALL)):
             groups.setdefault((cell.kind, concept, language, cell.share), []).append(cell)
     for (kind, concept, language, share), group in groups.items():
-        right, items = (
-            np.concatenate([cell.right for cell in group], axis=-1),
-            [i for cell in group for i in cell.items],
-        )
+        right = np.concatenate([cell.right for cell in group], axis=-1)
+        items = [item for cell in group for item in cell.items]
         row = {"model": model, "kind": kind, "concept": concept, "language": language, "share": share}
         row |= {"test_items": len(set(items))}
         row |= dict(zip(("accuracy", "left_out", "random_labels", "undamaged"), right.mean(axis=-1), strict=True))
         row |= dict(zip(("cosine", "cosine_left_out"), np.mean([cell.cosines for cell in group], axis=0), strict=True))
-        for name, other in (("loss", right[3]), ("excess", right[1])):
-            low, high = paired(other - right[0], items)
-            row |= {name: (other - right[0]).mean(), f"{name}_low": float(low), f"{name}_high": float(high)}
-        yield row
+        row |= paired_columns("loss", right[3] - right[0], items)
+        yield row | paired_columns("excess", right[1] - right[0], items)

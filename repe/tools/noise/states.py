@@ -10,12 +10,11 @@ import numpy as np
 from repe import data
 from repe.analysis.recognition import pair_states
 from repe.data import Pair
-from repe.errors import UserError
 from repe.models.source import ModelSource
 from repe.runs.stage import concepts_and_languages
 from repe.tools.noise.damage import DAMAGES
 
-FEWEST_ITEMS = 4
+FEWEST = 4  # pairs
 
 
 class Items:
@@ -67,10 +66,8 @@ def shared_items(args: argparse.Namespace, source: ModelSource) -> Iterator[tupl
     of_texts = _states(args, source)
     for concept, languages in concepts_and_languages(args).items():
         read = {one: data.read_pairs(data.data_file(args.data_dir, concept, one), concept) for one in languages}
+        keys = data.shared_keys(read, concept, FEWEST)
         by_key = {language: {pair.key: pair for pair in pairs} for language, pairs in read.items()}
-        keys = [pair.key for pair in read[languages[0]] if all(pair.key in one for one in by_key.values())]
-        if len(keys) < FEWEST_ITEMS:
-            raise UserError(f"{' '.join(languages)} share {len(keys)} pairs of {concept}: this needs {FEWEST_ITEMS}")
         pairs = {language: [one[key] for key in keys] for language, one in by_key.items()}
         parts = data.parts_of(pairs[languages[0]], args.split, args.split_by, args.folds)
         yield concept, Items(concept, pairs, parts, of_texts, args.seed)
