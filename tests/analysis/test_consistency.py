@@ -250,17 +250,17 @@ def test_table_1_with_p_values_by_enumeration() -> None:
     assert np.concatenate([found.direct_p_holm, found.split_p_holm]).tolist() == together.tolist()
 
 
-@pytest.mark.parametrize("repaired", [False, True])
-def test_similarity_that_is_linguistic_similarity_has_the_smallest_p_values(repaired: bool) -> None:
+@pytest.mark.parametrize("source", ["recorded", "repaired"])
+def test_similarity_that_is_linguistic_similarity_has_the_smallest_p_values(source: str) -> None:
     family, languages = FAMILIES["bloomz"], list(FAMILIES["bloomz"].axis)
-    known = linguistic_distance.linguistic_similarities(languages, repaired)
+    known = linguistic_distance.linguistic_similarities(languages, source)
     for distance in ("syntactic", "phonological"):
         square = np.nan_to_num(known[distance], nan=0.5)
-        found = consistency.table1({"m": (family, languages, square)}, permutations=199, seed=1, repaired=repaired)
+        found = consistency.table1({"m": (family, languages, square)}, permutations=199, seed=1, source=source)
         row = found.set_index("distance").loc[distance]
         assert row.direct == pytest.approx(1)
         assert row.direct_p == 1 / 200
         # Of the repaired distances, one pair of low-resource languages has any: no split.
-        undefined = repaired and distance == "phonological"
+        undefined = source == "repaired" and distance == "phonological"
         assert row[["split", "split_p", "split_p_holm"]].isna().tolist() == [undefined] * 3
         assert undefined or row.split_p == 1 / 200

@@ -84,7 +84,8 @@ OTHERS = {
     ),
     "linguistic_distances": (
         "Linguistic distances",
-        "URIEL distances behind Table 1: recorded for the paper's languages, computed from lang2vec for others.",
+        "Distances behind Table 1: recorded for the paper's languages, computed from lang2vec for others, or given "
+        "by a file.",
     ),
 }
 Frames = Mapping[str, pd.DataFrame]
