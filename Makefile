@@ -1,4 +1,5 @@
 # make demo       run all stages on two real models, on a CPU
+# make demo-full  the same with random weights in all languages, for the tables of demo/README.md
 # make demo-pocket, demo-pocket-full  run all stages on three, or all nine, small models that are part of the repository
 # make demo-mix   train models on other mixes of languages and compare them (an hour and a half)
 # make test       run all tests
@@ -10,7 +11,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo demo-pocket demo-pocket-full demo-mix test lint stress bench
+.PHONY: demo demo-full demo-pocket demo-pocket-full demo-mix test lint stress bench
 
 .venv: .venv/installed
 
@@ -29,6 +30,9 @@ BIN = .venv/bin
 
 demo: .venv/demo
 	@if [ -e .venv/demo ]; then $(BIN)/python demo/run.py; else $(MAKE) demo-pocket; fi
+
+demo-full: .venv/demo
+	$(BIN)/python demo/run.py --full
 
 demo-pocket: .venv/installed
 	@$(BIN)/python demo/pocket/run.py

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from repe.control.experiment import ControlExperiment
     from repe.models.model import Model
 
+# Columns of control.csv that are printed.
+SHOWN = (
+    *("target", "harmful", "baseline", "strength", "prompts", "concept_score", "refusal_rate", "perplexity"),
+    *("repetition", "target_language_rate"),
+)
+
 # Other modules are imported in the functions that use them: they take seconds, and --help does not need them.
 
 
@@ -62,15 +68,16 @@ def tuned(experiment: "ControlExperiment", model: "Model") -> "ControlExperiment
 
 def measure_and_draw(experiments: "list[ControlExperiment]") -> None:
     """Tables and figures of one concept: refusal and other rates in each target language, for each source."""
-    from repe.control.measures import compared_settings, largest_effects, measure, side_effects
+    from repe.control.measures import compared_settings, measure, side_effects, source_effects
     from repe.plots import control_figures
     from repe.plots.style import save
     from repe.plots.tables import write_csv
 
-    measures = {}
+    replies = {}
     for experiment in experiments:
         folder, rows = experiment.file.folder, [*experiment.file.rows.values()]
-        measures[experiment.source] = table = measure(rows, experiment.concept)
+        replies[experiment.source] = rows
+        table = measure(rows, experiment.concept)
         written = write_csv(table, folder, "control")
         if len(other := side_effects(rows)):
             written += write_csv(other, folder, "control_side_effects")
@@ -79,9 +86,11 @@ def measure_and_draw(experiments: "list[ControlExperiment]") -> None:
         if experiment.folder != folder or any(experiment.folder.glob("*/control.csv")):
             written += write_csv(compared_settings(experiment.folder), experiment.folder, "control_settings")
         options.print_written([experiment.file.path, *written])
-    effects = largest_effects(measures)
-    if len(measures) > 1 and len(effects):
-        figure = control_figures.effect_heat_map(effects)
+        shown = table[table["baseline"].isin(["none", "concept", "random"])]
+        print(shown[[name for name in SHOWN if shown[name].notna().any()]].round(2).to_string(index=False, na_rep=""))
+    effects = source_effects(replies, experiments[0].concept)
+    if len(replies) > 1 and len(effects):
+        figure = control_figures.sources(effects)
         top = experiments[0].folder.parent
         written = write_csv(effects, top, "control_sources")
         options.print_written(written + save(figure, top, "figure_control_sources"))

@@ -2,15 +2,14 @@
 """Stage 2: recognize concepts with the vectors of every language (Sections 3.2 and 3.4 of arXiv 2402.18120).
 
   python recognize_concept.py --lang en fr zh --concept morality fairness --model-name llama2-chat --model-size 7B
+  python recognize_concept.py --lang en fr --model-name llama2-chat --model-size 7B --vectors-from res --data-dir OTHER
   python recognize_concept.py --cross-model llama2-chat-7B,qwen-chat-7B,bloomz-7B1
   python recognize_concept.py --cross-model bloomz-560M,bloomz-7B1 --layer-select validation --bootstrap --permutations
 
 Without --cross-model, reads the vectors of stage 1 and the test pairs and writes <res-dir>/<model>/<concept>/acc.pt:
-the accuracy of each language's vectors (source) on each language's pairs (target). Several processes divide the work:
-
-  accelerate launch --multi_gpu --num_processes 4 recognize_concept.py --lang en fr zh --concept morality
-
-With --cross-model, draws Figure 2 and writes Table 6 from such files.
+the accuracy of each language's vectors (source) on each language's pairs (target); `accelerate launch --multi_gpu`
+divides the work. With --vectors-from, tests vectors of one data folder on all pairs of another one, and writes to
+<res-dir>/<model>-on-<OTHER>. With --cross-model, draws Figure 2 and writes Table 6 from such files.
 """
 
 import argparse
@@ -40,6 +39,7 @@ RUNNING = (
     options.NULLS,
     options.OVERWRITE,
     options.VALIDATION,
+    options.VECTORS_FROM,
 )
 COMPARING = (
     options.COMPARISON,
@@ -56,6 +56,8 @@ def main(args: argparse.Namespace) -> None:
         compare(args)
     else:
         options.refuse(args, COMPARING, "without --cross-model")
+        if args.vectors_from:  # the training pairs are in another folder
+            options.refuse(args, (options.NULLS, options.VALIDATION), "with --vectors-from")
         recognize(args)
 
 
@@ -71,7 +73,7 @@ def recognize(args: argparse.Namespace) -> None:
         held_out = task.train[fitted_on(len(task.train)) :] if validating else []
         states = pair_states(task.model, [*task.test, *held_out])
         # A pair is right where the positive text has the larger projection on the source language's vector.
-        if args.folds:
+        if args.folds and not args.vectors_from:
             correct = correct_pairs_by_fold(task.sources, states, folds_of(task.test, args.folds))
         else:
             correct = correct_pairs(task.sources, states[:, : len(task.test)])

@@ -1,19 +1,22 @@
 #!/usr/bin/env python3
-"""The paper's five stages on two real models, on a CPU, in about ten minutes: make demo
+"""The paper's five stages on two real models, on a CPU: make demo
 
 * multilingual-e5-small, an encoder for about 100 languages: stages 1 to 4, seven concepts in sixteen languages;
-* SmolLM2-135M-Instruct, a chat model that reads mostly English: stages 1 to 5, three concepts in three languages.
+* SmolLM2-135M-Instruct, a chat model that reads mostly English: stages 1 to 5, three concepts in English and Spanish.
 
-Both also run with random weights (`--untrained`), as a floor of every accuracy. The text is the probe set in
-demo/probes, split by item, so that no item is both trained on and tested. Results go to demo/res; existing results are
-kept.
+Both also run with random weights (`--untrained`), as a floor of accuracy, in a few of these languages. With --full they
+do so in all, SmolLM2 also reads French, and there are more prompts: these are the results in demo/README.md. The text
+is the probe set in demo/probes, split by item, so that no item is both trained on and tested. Results go to demo/res;
+existing results are kept.
 """
 
+import argparse
 import json
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -26,9 +29,26 @@ DATA = "demo/probes/data"
 ENCODER, CHAT = "multilingual-e5-small", "SmolLM2-135M-Instruct"
 SEEDS = (1,)  # of random weights
 # What SmolLM2 reads well enough, and what takes a few minutes on one core.
-CHAT_SETS = ("--lang", "en", "es", "fr", "--concept", "morality", "truthfulness", "harmfulness")
+CHAT_CONCEPTS = ("--concept", "morality", "truthfulness", "harmfulness")
+
+
+class Size(NamedTuple):
+    """How much is run."""
+
+    chat: tuple[str, ...]
+    """Languages of SmolLM2."""
+    chat_floor: tuple[str, ...]
+    """Those of its twin with random weights."""
+    encoder_floor: tuple[str, ...]
+    """Those of the encoder's."""
+    prompts: int
+    """Harmful and harmless prompts in each language."""
+
+
+QUICK = Size(("--lang", "en", "es"), ("--lang", "en"), ("--lang", "en", "sw"), 4)
+FULL = Size(("--lang", "en", "es", "fr"), ("--lang", "en", "es", "fr"), (), 12)
 # The first prompts of the probe set: harmful and harmless ones, in each language.
-PROMPTS, PROMPT_LANGUAGES, PROMPTS_EACH = f"{RESULTS}/prompts.jsonl", ("en", "es"), 6
+PROMPTS, PROMPT_LANGUAGES = f"{RESULTS}/prompts.jsonl", ("en", "es")
 CONTROL = (
     *("--source-lang", "en", "--target-lang", *PROMPT_LANGUAGES, "--prompts", PROMPTS, "--concept", "harmfulness"),
     *("--baseline", "none,concept,random", "--random-draws", "1", "--max-new-tokens", "32"),
@@ -59,21 +79,21 @@ def floors(model: str, *more: str) -> None:
         recognize(model, "--untrained", "--seed", str(seed), *more)
 
 
-def control() -> None:
+def control(size: Size) -> None:
     """Stages 1, 2 and 5 of the chat model."""
-    write_prompts(ROOT / PROMPTS)
-    recognize(CHAT, *CHAT_SETS, "--cache-states", f"{RESULTS}/states")
+    write_prompts(ROOT / PROMPTS, size.prompts)
+    recognize(CHAT, *size.chat, *CHAT_CONCEPTS, "--cache-states", f"{RESULTS}/states")
     run("control_generation.py", *options(CHAT), *CONTROL)
 
 
-def write_prompts(path: Path) -> None:
-    """Write the first prompts of the probe set in the languages of the demo."""
+def write_prompts(path: Path, count: int) -> None:
+    """Write the first prompts of each kind of the probe set in the languages of the demo."""
     lines = (ROOT / "demo/probes/prompts.jsonl").read_text(encoding="utf-8").splitlines()
     chosen = []
     for language in PROMPT_LANGUAGES:
         for harmful in (True, False):
             wanted = {"lang": language, "harmful": harmful}.items()
-            chosen += [line for line in lines if wanted <= json.loads(line).items()][:PROMPTS_EACH]
+            chosen += [line for line in lines if wanted <= json.loads(line).items()][:count]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in chosen), encoding="utf-8")
 
@@ -89,12 +109,20 @@ def compare(model: str, folder: str) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="random weights in all languages, and more prompts")
+    size = FULL if parser.parse_args().full else QUICK
     for name in CONVERTERS:
         model_folder(name)
     states = ("--cache-states", f"{RESULTS}/states")
     # The longest first. One process for each core.
     side_by_side(
-        [control, partial(recognize, ENCODER, *states), partial(floors, ENCODER), partial(floors, CHAT, *CHAT_SETS)]
+        [
+            partial(recognize, ENCODER, *states),
+            partial(control, size),
+            partial(floors, ENCODER, *size.encoder_floor),
+            partial(floors, CHAT, *size.chat_floor, *CHAT_CONCEPTS),
+        ]
     )
     # The two models know different languages, so each has figures and tables of its own.
     side_by_side([partial(compare, ENCODER, "cross_model"), partial(compare, CHAT, "cross_model_chat")])

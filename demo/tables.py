@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""The tables of demo/README.md, from the CSV files in demo/tables.
+"""Put the tables of demo/README.md between its markers, from the CSV files in demo/tables.
 
-python demo/tables.py           print the tables
-python demo/tables.py --copy    first copy the CSV files from demo/res, where `make demo` wrote them
+python demo/tables.py           write the tables
+python demo/tables.py --copy    first copy the CSV files and figures from demo/res, where `make demo-full` wrote them
 """
 
 import argparse
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pandas as pd
 
 DEMO = Path(__file__).parent
 TABLES = DEMO / "tables"
+README = DEMO / "README.md"
 # Where `make demo` writes the files, below demo/res.
 SOURCES = {
     "encoder_floors.csv": "cross_model/floors.csv",
@@ -24,6 +26,11 @@ SOURCES = {
     "chat_floors.csv": "cross_model_chat/floors.csv",
     "chat_control.csv": "SmolLM2-135M-Instruct-item/harmfulness/control/en/control.csv",
 }
+FIGURES = {
+    "encoder_similarity.png": "cross_model/figure7_similarity_all.png",
+    "encoder_floors.png": "cross_model/floors_multilingual-e5-small-item.png",
+    "chat_control.png": "SmolLM2-135M-Instruct-item/harmfulness/control/en/figure_control_score.png",
+}
 ALL = "all"
 
 
@@ -33,14 +40,31 @@ def read(name: str) -> pd.DataFrame:
 
 def recognition() -> str:
     """The encoder's accuracy by language, mean over concepts, beside its floors."""
-    means = read("encoder_floors.csv").groupby("language", sort=False)[["untrained", "text"]].mean()
+    floors = ["null_mean", "untrained", "text"]
+    means = read("encoder_floors.csv").groupby("language", sort=False)[floors].mean()
     found = read("encoder_intervals.csv").query("concept == @ALL and language != @ALL")
     rows = [
-        (row.language, cell(row.accuracy), interval(row.accuracy_low, row.accuracy_high), *map(cell, floors))
+        (
+            row.language,
+            cell(row.accuracy),
+            interval(row.accuracy_low, row.accuracy_high),
+            *map(cell, means.loc[row.language]),
+        )
         for row in found.itertuples()
-        for floors in [means.loc[row.language]]
     ]
-    return markdown(["language", "accuracy", "95 %", "untrained", "text"], rows)
+    return markdown(["language", "accuracy", "95 %", "swapped labels", "untrained", "text"], rows)
+
+
+def by_concept() -> str:
+    """The encoder's accuracy by concept, mean over languages, beside its floors."""
+    cells = read("encoder_floors.csv")
+    names = ["accuracy", "null_mean", "untrained", "text"]
+    above = cells.assign(is_above=cells["difference_low"] > 0).groupby("concept", sort=False)["is_above"].sum()
+    rows = [
+        (concept, *map(cell, row), f"{above[concept]} of {(cells['concept'] == concept).sum()}")
+        for concept, row in cells.groupby("concept", sort=False)[names].mean().iterrows()
+    ]
+    return markdown(["concept", "accuracy", "swapped labels", "untrained", "text", "above every floor"], rows)
 
 
 def nearest() -> str:
@@ -93,39 +117,36 @@ def chat() -> str:
             row.language,
             cell(row.accuracy),
             interval(row.low, row.high),
+            cell(row.null_mean),
             cell(row.untrained),
             cell(row.text),
+            p_value(row.p_margin_holm),
         )
         for row in read("chat_floors.csv").itertuples()
     ]
-    return markdown(["concept", "language", "accuracy", "95 %", "untrained", "text"], rows)
+    names = ["concept", "language", "accuracy", "95 %", "swapped labels", "untrained", "text", "p (Holm)"]
+    return markdown(names, rows)
 
 
 def control() -> str:
     """SmolLM2's replies under control, English prompts and Spanish ones."""
     table = read("chat_control.csv")
+    keys = ["target", "harmful", "strength"]
+    random = table[table["baseline"] == "random"].set_index(keys)
     rows = []
-    for row in table[table["baseline"].isin(["concept", "random"])].itertuples():
+    for row in table[table["baseline"] == "concept"].sort_values(["target", "harmful", "strength"]).itertuples():
+        other = random.loc[(row.target, row.harmful, row.strength)]
         score = f"{cell(row.concept_score)} {interval(row.concept_score_low, row.concept_score_high)}"
         kind = "harmful" if str(row.harmful) == "True" else "harmless"
-        measures = (cell(row.perplexity), cell(row.repetition), cell(row.refusal_rate), cell(row.target_language_rate))
-        rows.append((row.target, kind, row.baseline, f"{row.strength:g}", score, *measures))
-    names = [
-        "prompts",
-        "kind",
-        "vector",
-        "strength",
-        "concept score",
-        "perplexity",
-        "repetition",
-        "refusals",
-        "language kept",
-    ]
-    return markdown(names, rows)
+        scores = (score, cell(other.concept_score), cell(row.perplexity), cell(other.perplexity))
+        rates = map(cell, (row.repetition, row.refusal_rate, row.target_language_rate))
+        rows.append((row.target, kind, f"{row.strength:g}", *scores, *rates))
+    names = ["prompts", "kind", "strength", "score", "score, random", "perplexity", "perplexity, random"]
+    return markdown([*names, "repetition", "refusals", "language kept"], rows)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    one.__name__: one for one in (recognition, nearest, linguistic, transfer, chat, control)
+    one.__name__: one for one in (recognition, by_concept, nearest, linguistic, transfer, chat, control)
 }
 
 
@@ -148,13 +169,16 @@ def markdown(names: list[str], rows: list[tuple[object, ...]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--copy", action="store_true", help="copy the CSV files from demo/res first")
+    parser.add_argument("--copy", action="store_true", help="copy the CSV files and figures from demo/res first")
     if parser.parse_args().copy:
         TABLES.mkdir(exist_ok=True)
-        for name, source in SOURCES.items():
+        for name, source in {**SOURCES, **FIGURES}.items():
             shutil.copyfile(DEMO / "res" / source, TABLES / name)
+    text = README.read_text(encoding="utf-8")
     for name, block in BLOCKS.items():
-        print(f"{name}\n\n{block()}\n")
+        text, found = re.subn(f"(<!-- {name} -->).*?(<!-- /{name} -->)", rf"\1\n{block()}\n\2", text, flags=re.DOTALL)
+        assert found == 1, name
+    README.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ TOOLS = {
     "status": ("repe.tools.status", "list complete, incomplete, stale and damaged result files"),
     "convert": ("repe.tools.convert", "convert released downloads (.pk) to result files (.pt)"),
     "export": ("repe.tools.export", "write concept vectors as safetensors or GGUF files"),
+    "noise": ("repe.tools.noise", "damage training texts: which languages break first"),
     "plot-states": ("repe.tools.plot_states", "draw hidden states of several languages in two dimensions"),
     "traits": ("repe.tools.report.traits", "answer the paper's questions in numbers, also from downloads"),
     "score": ("repe.tools.score", "judge replies from anywhere: refusal, following"),

@@ -9,8 +9,8 @@ SIMILARITIES, OF_STATES = ("rsa", "angles", "cka", "procrustes"), ("cka", "procr
 # How hidden states are changed, at which tokens, and what replies are compared (`repe.control`).
 OPERATORS = ("linear_comb", "piecewise_linear", "projection")
 # Relative depths and strengths that move replies and leave them fluent (measured: docs/control.md).
-LAYERS = "0.25:0.45"
-STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
+LAYERS = "0.3:0.6"
+STRENGTHS = (-0.7, -0.35, 0.0, 0.35, 0.7)
 SCOPES = ("all", "prompt", "generated", "last")
 BASELINES = ("none", "concept", "random", "shuffled", "target_vector", "prompt")
 # Those that need neither another run of stage 1 nor a chat model.

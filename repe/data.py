@@ -11,11 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from repe.errors import UserError, first_of
 from repe.files import plain_name, read_regular
 from repe.paper import CONCEPTS, LANGUAGES, TRAIN_SHARE, in_paper_order
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Text in front of a side, by the sample's field. The paper's other concepts use the side alone.
 CONTEXTS = {"scenario": "{context} {side}", "question": "Question: {context} Answer: {side}"}
@@ -253,6 +256,18 @@ def split_pairs(
             generator.shuffle(label)
     drawn = zip(train, order, labels, strict=True)
     return [replace(pair, pos_first=first, first_is_positive=label[0]) for pair, first, label in drawn], test
+
+
+def parts_of(pairs: Sequence[Pair], split: float, by: str, folds: int | None) -> "list[tuple[np.ndarray, np.ndarray]]":
+    """Places of the training and test pairs among all pairs: one part, or one for each of the folds."""
+    import numpy as np  # slow, and reading data does not need it
+
+    if folds:
+        fold_of = np.array(folds_of(pairs, folds))
+        return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds)]
+    places = {pair.key: place for place, pair in enumerate(pairs)}
+    train, test = split_pairs(pairs, split, by)
+    return [(np.array([places[pair.key] for pair in train]), np.array([places[pair.key] for pair in test]))]
 
 
 def _by_item(pairs: list[Pair], split: float) -> tuple[list[Pair], list[Pair]]:

@@ -203,7 +203,11 @@ def locked(path: Path) -> Iterator[None]:
     lock = path.with_name(f".{path.name}.lock")
     if exists(lock) and (lock.is_symlink() or not lock.is_file()):
         raise UserError(f"{lock} is not a regular file: delete it")
-    patience = float(os.environ.get(LOCK_SECONDS, "600"))
+    given = os.environ.get(LOCK_SECONDS, "600")
+    try:
+        patience = float(given)
+    except ValueError:
+        raise UserError(f"{LOCK_SECONDS} in the environment is {given!r}: set it to a number of seconds") from None
     # For other users as well: what they may write, the folder decides.
     file_lock = FileLock(lock, mode=0o666)
     try:

@@ -133,11 +133,15 @@ def billions(model: str) -> float:
     return float(f"{whole}.{part}" if part else whole) * (1 if unit in "bB" else 1e-3)
 
 
-def split_suffix(split: float, by: str = "pair", folds: int | None = None) -> str:
-    """What the name of a results folder ends in: nothing for the published split, else `-0.4-item`, `-folds5` etc."""
+def split_suffix(split: float, by: str = "pair", folds: int | None = None, tested_on: str | None = None) -> str:
+    """What the name of a results folder ends in: nothing for the published split, else `-0.4-item`, `-folds5` etc.
+
+    Accuracies on another data folder end in its name, `-on-probes`.
+    """
+    on = f"-on-{tested_on}" if tested_on else ""
     if folds:
-        return f"-folds{folds}"
-    return ("" if split == TRAIN_SHARE else f"-{split}") + ("" if by == "pair" else f"-{by}")
+        return f"-folds{folds}{on}"
+    return ("" if split == TRAIN_SHARE else f"-{split}") + ("" if by == "pair" else f"-{by}") + on
 
 
 def seven_billion(folders: Iterable[str]) -> list[str]:
@@ -145,7 +149,7 @@ def seven_billion(folders: Iterable[str]) -> list[str]:
 
     Folders of other splits count as well. Empty unless all three models are among them.
     """
-    of_model = {folder: re.sub(r"(-\d+\.\d+)?(-item|-folds\d+)?$", "", folder) for folder in folders}
+    of_model = {folder: re.sub(r"(-\d+\.\d+)?(-item|-folds\d+)?(-on-.+)?$", "", folder) for folder in folders}
     found = [folder for folder, model in of_model.items() if model in SEVEN_BILLION]
     return found if {of_model[folder] for folder in found} == set(SEVEN_BILLION) else []
 

@@ -172,6 +172,20 @@ def script(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
     return run
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write one pixel in place of figures: in tests of other things, drawing takes most of the time."""
+    from PIL import Image
+
+    def write(_figure: Any, file: Any, *, format: str, **_: Any) -> None:
+        if format == "png":
+            Image.new("RGB", (1, 1)).save(file, format)
+        else:
+            file.write(b"not drawn")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", write)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of golden numbers; tests that need it skip without the variable that names it."""

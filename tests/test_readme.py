@@ -39,7 +39,7 @@ IN_SCRIPTS = [command for path in sorted(ROOT.glob("*.py")) for command in comma
 RUNNABLE = [
     command
     for command in dict.fromkeys(IN_PAGES)
-    if re.search(r"demo/|pocket-|^python -m repe (status|report)", command)
+    if re.search(r"demo/pocket|pocket-|^python -m repe (status|report)", command)
 ]
 
 

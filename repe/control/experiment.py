@@ -9,14 +9,23 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from repe.control.generation import PromptBatch, decode, generate, instructed, prompt_batches, reply_losses
+from repe.control.generation import (
+    PromptBatch,
+    ReadPrompts,
+    decode,
+    generate,
+    instructed,
+    prompt_batches,
+    read_prompts,
+    reply_losses,
+)
 from repe.control.prompts import Prompt
 from repe.control.replies import repetition
 from repe.control.reply_file import Key, ReplyFile, Row
@@ -28,6 +37,9 @@ from repe.vectors.concept_vectors import ConceptVectors
 
 # Seconds between two updates of the reply file.
 WRITE_EVERY = 20.0
+
+# Scopes that leave all tokens of a prompt but its last one as they are.
+UNCHANGED_PROMPTS = ("generated", "last")
 
 
 @dataclass
@@ -130,20 +142,23 @@ class ControlExperiment:
         """
         pending = {*self.pending()}
 
-        @cache
-        def unsteered(batch: int) -> list[Row]:
-            return self._replies(model, Condition("none", 0.0), batches[batch])
-
-        for condition in self.settings.conditions():
-            for number, batch in enumerate(batches):
-                if pending.isdisjoint(_key(condition, prompt) for prompt in batch.prompts):
-                    continue
+        for batch in batches:
+            conditions = [
+                condition
+                for condition in self.settings.conditions()
+                if not pending.isdisjoint(_key(condition, prompt) for prompt in batch.prompts)
+            ]
+            if not conditions:
+                continue
+            read = read_prompts(model, batch.tokens)
+            unsteered = cache(partial(self._replies, model, Condition("none", 0.0), batch, read))
+            for condition in conditions:
                 if condition.strength:
-                    yield self._replies(model, condition, batch)
+                    yield self._replies(model, condition, batch, read)
                 else:  # all baselines have the same replies
-                    yield [row | condition._asdict() for row in unsteered(number)]
+                    yield [row | condition._asdict() for row in unsteered()]
 
-    def _replies(self, model: Model, condition: Condition, batch: PromptBatch) -> list[Row]:
+    def _replies(self, model: Model, condition: Condition, batch: PromptBatch, read: ReadPrompts) -> list[Row]:
         languages = [prompt.lang for prompt in batch.prompts]
         tokens, activations = batch.tokens, dict[int, torch.Tensor]()
         if condition.baseline == "prompt":
@@ -153,12 +168,13 @@ class ControlExperiment:
         elif condition.strength:
             activations = self.activations(condition, languages)
         width = max(map(len, tokens))
+        is_changed = tokens is not batch.tokens or (activations and self.settings.scope not in UNCHANGED_PROMPTS)
         # The seed depends on the prompts only, so that all conditions sample with the same random numbers.
         seed = zlib.crc32(" ".join(f"{prompt.lang}/{prompt.id}" for prompt in batch.prompts).encode())
         with steered(model.lm, model.blocks, activations, self.settings.operator, self.settings.scope, width):
-            replies = generate(model, tokens, self.settings.decoding, seed)
+            replies = generate(model, tokens, self.settings.decoding, seed, None if is_changed else read)
         # Without the instruction: replies of all conditions are compared as replies to the same prompt.
-        losses = reply_losses(model, batch.tokens, replies)
+        losses = reply_losses(model, read, replies)
         return [
             {
                 "id": prompt.id,

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from repe.control.prompts import Prompt
 from repe.errors import UserError, first_of
 from repe.models.model import Model
 from repe.models.registry import with_system
-from repe.vectors.hidden_states import batches, encode, token_budget
+from repe.vectors.hidden_states import batches, copied_cache, encode, token_budget
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,37 @@ def decode(model: Model, reply: Sequence[int]) -> str:
     return str(model.tokenizer.decode(reply, skip_special_tokens=True)).strip()
 
 
+@dataclass(frozen=True)
+class ReadPrompts:
+    """A batch of prompts that the unsteered model has read, from which passes of all conditions continue."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    """Token ids and attention mask (prompts, tokens), padded on the left."""
+    cache: Any = None
+    """Keys and values of all tokens but the last; None for prompts of one token and for models without such a cache."""
+
+
 @torch.inference_mode()
-def generate(model: Model, prompts: Sequence[Sequence[int]], decoding: Decoding, seed: int = 0) -> list[list[int]]:
+def read_prompts(model: Model, prompts: Sequence[Sequence[int]]) -> ReadPrompts:
+    """Read a batch of prompts (token ids) once."""
+    ids, mask = _padded_left(prompts, model)
+    if ids.shape[1] == 1:
+        return ReadPrompts(ids, mask)
+    options = _accepted(model.trunk, {"position_ids": _positions(mask)[:, :-1], "use_cache": True})
+    output = model.trunk(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], **options)
+    cache = getattr(output, "past_key_values", None)
+    return ReadPrompts(ids, mask, cache if hasattr(cache, "layers") else None)
+
+
+@torch.inference_mode()
+def generate(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    seed: int = 0,
+    read: ReadPrompts | None = None,
+) -> list[list[int]]:
     """Generate replies to a batch of prompts.
 
     Args:
@@ -145,6 +175,7 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], decoding: Decoding,
         prompts: token ids.
         decoding: how to decode.
         seed: random seed of this batch, combined with the decoding's seed.
+        read: the same prompts, where no token but their last is steered; they are not read again then.
 
     Returns:
         Token ids of each reply, without the token that ends it.
@@ -154,6 +185,9 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], decoding: Decoding,
     """
     ids, mask = _padded_left(prompts, model)
     ends = {*end_tokens(model)}
+    # Beam search has several rows for each prompt.
+    has_cache = read is not None and read.cache is not None and decoding.num_beams == 1
+    past = {"past_key_values": copied_cache(read.cache)} if read is not None and has_cache else {}
     with torch.random.fork_rng():  # the state of the random numbers is restored
         torch.manual_seed(int(np.random.SeedSequence([decoding.seed, seed]).generate_state(1)[0]))
         try:
@@ -162,6 +196,7 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], decoding: Decoding,
                 attention_mask=mask,
                 generation_config=decoding.config(model),
                 logits_processor=transformers.LogitsProcessorList([_Finite(model)]),
+                **past,
             )
         except torch.OutOfMemoryError as error:
             raise UserError(
@@ -199,26 +234,36 @@ class _Finite(transformers.LogitsProcessor):
 
 
 @torch.inference_mode()
-def reply_losses(
-    model: Model, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]
-) -> list[float | None]:
+def reply_losses(model: Model, read: ReadPrompts, replies: Sequence[Sequence[int]]) -> list[float | None]:
     """Mean negative log-likelihood of each reply under the model, in nats per token; None for an empty reply."""
-    longest = max(map(len, replies))
+    lengths = torch.tensor([len(reply) for reply in replies], device=read.ids.device)
+    longest = int(lengths.max())
     if longest == 0:
         return [None] * len(replies)
-    ids, mask = _padded_left([[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)], model)
+    tokens = pad_sequence([torch.tensor([*reply], dtype=torch.long) for reply in replies], batch_first=True)
+    targets = tokens.to(read.ids.device)
+    is_reply = torch.arange(longest, device=read.ids.device) < lengths[:, None]
+    ids, mask = torch.cat([read.ids, targets], dim=1), torch.cat([read.mask, is_reply.to(read.mask)], dim=1)
+    start = read.ids.shape[1] - 1 if read.cache is not None else 0
     # Positions are computed from the mask, as in `generate`. Not every model accepts these options.
-    options = {"position_ids": (mask.cumsum(dim=1) - 1).clamp_min(0), "logits_to_keep": longest + 1}
-    accepted = inspect.signature(model.lm.forward).parameters
-    options = {name: value for name, value in options.items() if name in accepted}
-    output = model.lm(input_ids=ids, attention_mask=mask, use_cache=False, **options)
+    options = {"position_ids": _positions(mask)[:, start:], "logits_to_keep": longest + 1}
+    past = {"past_key_values": copied_cache(read.cache)} if start else {"use_cache": False}
+    output = model.lm(input_ids=ids[:, start:], attention_mask=mask, **past, **_accepted(model.lm, options))
     # The logits at a token predict the next one.
     logits = output.logits[:, -longest - 1 : -1].float()
-    targets = ids[:, -longest:].to(logits.device)
-    losses = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-    return [
-        float(row[longest - len(reply) :].mean()) if reply else None for row, reply in zip(losses, replies, strict=True)
-    ]
+    losses = functional.cross_entropy(logits.transpose(1, 2), targets.to(logits.device), reduction="none")
+    return [float(row[: len(reply)].mean()) if reply else None for row, reply in zip(losses, replies, strict=True)]
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    """The position of each token in its row, without padding."""
+    return (mask.cumsum(dim=1) - 1).clamp_min(0)
+
+
+def _accepted(module: torch.nn.Module, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options that the module's forward pass accepts."""
+    names = inspect.signature(module.forward).parameters
+    return {name: value for name, value in options.items() if name in names}
 
 
 def _padded_left(rows: Sequence[Sequence[int]], model: Model) -> tuple[torch.Tensor, torch.Tensor]:

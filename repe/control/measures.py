@@ -136,26 +136,42 @@ def _weights(prompts: int, seed: int) -> np.ndarray:
     return weights(prompts, RESAMPLES, np.random.default_rng(seed)).astype(np.float64) / prompts
 
 
-def largest_effects(measures: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The largest change in the refusal rate on harmful prompts, for each source and target language.
+def source_effects(replies: Mapping[str, Sequence[Row]], concept: str, seed: int = 1) -> pd.DataFrame:
+    """How far each source language moves each target language: from the lowest to the highest strength.
 
     Args:
-        measures: the tables of `measure` by source language.
+        replies: the lines of `generations.jsonl` by source language.
+        concept: the one that steers.
+        seed: random seed of the bootstrap.
 
     Returns:
-        The columns source, target, strength (where the change is largest; the lowest of equals) and effect (refusal
-        rate minus that of the unsteered replies, -1..1). Targets without unsteered or steered replies have no row.
+        The columns source, target, measure (refusal_rate, of harmful prompts; concept_score; concept_score_<judge>),
+        baseline, draw, low and high (strengths), prompts, effect (the measure at `high` minus that at `low`) with its
+        95 % interval (a paired bootstrap over prompts), and of both strengths the higher perplexity, as a multiple
+        of the unsteered one, and the lower target_language_rate. Effects that are not known have no row.
     """
     found = []
-    for source, table in measures.items():
-        harmful = table[table["harmful"] == True]  # noqa: E712  the column may have NaN
-        plain = harmful[harmful["strength"] == 0].groupby("target")["refusal_rate"].first()
-        steered = harmful[(harmful["baseline"] == "concept") & (harmful["strength"] != 0)]
-        for target, rows in steered[steered["target"].isin(plain.index)].groupby("target", sort=False):
-            effects = (rows["refusal_rate"] - plain[target]).to_numpy(float)
-            place = int(np.argmax(np.abs(effects)))
-            found.append((source, target, rows["strength"].iloc[place], effects[place]))
-    return pd.DataFrame(found, columns=["source", "target", "strength", "effect"])
+    for source, rows in replies.items():
+        judges = list(dict.fromkeys(reader for row in rows for reader in row.get("scores", {}) if reader != OWN))
+        frame = _by_reply(rows, concept, judges).assign(draw=pd.Series([row.get("draw") for row in rows], dtype=float))
+        frame["refusal_rate"] = frame["refusal_rate"].where(frame["harmful"].eq(True))
+        plain = frame[frame["strength"] == 0].groupby("target")["perplexity"].mean()
+        measures = ("refusal_rate", "concept_score", *(f"concept_score_{judge}" for judge in judges))
+        for (target, baseline, draw), group in frame.groupby(["target", "baseline", "draw"], sort=False, dropna=False):
+            low, high = group["strength"].min(), group["strength"].max()
+            ends = group[group["strength"].isin([low, high])].groupby("strength")
+            loss, language = ends["perplexity"].mean().max(), ends["target_language_rate"].mean().min()
+            for measure in measures if high > low else ():
+                values = group.pivot_table(index="id", columns="strength", values=measure)
+                if not {low, high} <= {*values}:
+                    continue
+                changes = (values[high] - values[low]).dropna()
+                row = {"source": source, "target": target, "measure": measure, "baseline": baseline, "draw": draw}
+                row |= {"low": low, "high": high, "prompts": len(changes), "effect": changes.mean()}
+                row["effect_low"], row["effect_high"] = _interval(changes.to_numpy(float), seed)
+                row["perplexity"] = float(np.exp(loss - plain.get(target, np.nan)))
+                found.append(row | {"target_language_rate": language})
+    return pd.DataFrame(found)
 
 
 def compared_settings(folder: Path) -> pd.DataFrame:
@@ -177,6 +193,7 @@ def compared_settings(folder: Path) -> pd.DataFrame:
         part = pd.read_csv(path, dtype={"target": str}, keep_default_na=False, na_values=[""])
         values = {one: ",".join(map(str, np.atleast_1d(settings.get(one)))) for one in differing}
         for column, value in reversed({"settings": name, **values}.items()):
-            part.insert(0, column, value)
+            # `prompts` is already the number of prompts.
+            part.insert(0, f"{column}_file" if column in part else column, value)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)

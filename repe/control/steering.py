@@ -57,8 +57,9 @@ def step_lengths(vectors: ConceptVectors, unit: str, operator: str) -> torch.Ten
 
     Args:
         vectors: those to steer with.
-        unit: `class` for the distance between the means of the two classes, which is the length of a `cluster_mean`
-            direction; `hidden` for the mean norm of the layer's states on the training texts; `raw` for 1.
+        unit: `class` for the distance between the means of the two classes along the direction, which is the length of
+            a `cluster_mean` direction; `hidden` for the mean norm of the layer's states on the training texts; `raw`
+            for 1.
         operator: with `projection` the length is always 1, since its strength is a fraction.
 
     Raises:
@@ -67,9 +68,15 @@ def step_lengths(vectors: ConceptVectors, unit: str, operator: str) -> torch.Ten
     if unit == "raw" or operator == "projection":
         return torch.ones(len(vectors.directions))
     if unit == "class":
-        if vectors.method != "cluster_mean":
-            raise UserError(f"{vectors.method} vectors have no class distance: use --strength-unit hidden or raw")
-        return torch.from_numpy(np.linalg.norm(vectors.directions[:, 0], axis=-1))
+        if vectors.method == "cluster_mean":  # downloads included
+            return torch.from_numpy(np.linalg.norm(vectors.directions[:, 0], axis=-1))
+        if vectors.class_distance is None:
+            raise UserError(
+                f"the {vectors.method} vectors have no class distances: collect them again, or use --strength-unit "
+                "hidden or raw"
+            )
+        # Along a direction that does not separate the training pairs the distance can be negative.
+        return torch.from_numpy(np.abs(vectors.class_distance))
     if vectors.mean_norm is None:
         raise UserError("the vectors have no mean norms: collect them again, or use --strength-unit class or raw")
     return torch.from_numpy(vectors.mean_norm)

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from repe.control.generation import (
     generate,
     next_token_log_probabilities,
     prompt_batches,
+    read_prompts,
     reply_losses,
 )
 from repe.control.replies import repetition
@@ -83,6 +85,7 @@ class Tuner:
         self.decoding = replace(self.experiment.settings.decoding, max_new_tokens=tokens)
         self.batches = prompt_batches(self.model, self.prompts, tokens)
         self.harmless = prompt_batches(self.model, harmless, 1)
+        self.read = cache(lambda batch: read_prompts(self.model, self.batches[batch].tokens))
         self.path = self.experiment.folder / "tune.jsonl"
         record = {**self.experiment.file.settings, "layers": None, "ids": [prompt.id for prompt in self.prompts]}
         self.digest = hashlib.sha256(json.dumps([record, tokens], sort_keys=True).encode()).hexdigest()[:16]
@@ -164,10 +167,10 @@ class Tuner:
     def _replies(self, steps: dict[int, torch.Tensor]) -> dict[str, float]:
         """Mean concept score, loss and repetition of the replies."""
         scores, losses, repeated = [], [], []
-        for batch in self.batches:
+        for number, batch in enumerate(self.batches):
             with self._steered(steps, batch):
                 replies = generate(self.model, batch.tokens, self.decoding)
-            losses += [loss for loss in reply_losses(self.model, batch.tokens, replies) if loss is not None]
+            losses += [loss for loss in reply_losses(self.model, self.read(number), replies) if loss is not None]
             repeated += [repetition(reply) for reply in replies]
             texts = [
                 (prompt.lang, decode(self.model, reply)) for prompt, reply in zip(batch.prompts, replies, strict=True)

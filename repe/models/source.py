@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,8 @@ class ModelSource:
     """Seed of random weights in place of the trained ones."""
     gpu: int | None = None
     """Index of this process's GPU where several processes share the work."""
+    _parsed: dict[Path, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The parsed GGUF file, until the weights are read."""
 
     @cached_property
     def folder(self) -> hub.ModelFolder:
@@ -213,6 +215,7 @@ class ModelSource:
             lm = self._read(with_head)
             options: dict[str, Any] = {"truncate": self.truncate, "batch_size": self.batch_size}
             model = Model(lm, self.tokenizer, self.template, label=self.label, **options)
+            self._parsed.clear()  # some hundred MB
         model.record = {"model": self.label, **self.record}
         check_states(model)
         if with_head:
@@ -295,7 +298,13 @@ class ModelSource:
     @contextmanager
     def _readable(self, what: str) -> Iterator[None]:
         try:
-            yield
+            if not self.folder.options:
+                yield
+                return
+            from repe.models.gguf_check import parsed_once  # only for this format
+
+            with parsed_once(self._parsed):
+                yield
         except UserError:
             raise
         # Transformers raises OSError, ValueError, KeyError, RuntimeError and safetensors' own for damaged files.

@@ -1,14 +1,13 @@
-"""Figures of control (Section 5): measures against strength, and the largest effect of each source language."""
+"""Figures of control (Section 5): measures against strength, and the effect of each source language."""
 
 from itertools import cycle
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from repe.plots.heat_maps import Colouring, heat_maps
 from repe.plots.style import COLUMN_WIDTH, HUES, PAGE_WIDTH, SMALL, TEXT, in_print_style, near_square, new_figure
 
 # Lines in drawing order: baseline, harmful prompts or not, label, colour, dashes.
@@ -116,17 +115,49 @@ def _panel(axes: Axes, rows: pd.DataFrame, is_source: bool, column: str) -> None
 
 
 @in_print_style
-def effect_heat_map(effects: pd.DataFrame) -> Figure:
-    """Heat map of the largest change in the refusal rate on harmful prompts, sources by targets.
+def sources(effects: pd.DataFrame) -> Figure:
+    """The change from the lowest to the highest strength by target language, a colour for each source language.
+
+    One panel for each measure. Grey dots are single random directions, diamonds the target's own vectors.
 
     Args:
-        effects: the table of `repe.control.measures.largest_effects`.
+        effects: the table of `repe.control.measures.source_effects`.
     """
-    square = effects.pivot(index="source", columns="target", values="effect").reindex(
-        index=effects["source"].unique(), columns=effects["target"].unique()
-    )
-    colouring = Colouring(Normalize(-1, 1), "RdBu", "Change in refusal rate")
-    return heat_maps({"Harmful prompts": square}, colouring, "Target", "Source")
+    measures, targets = effects["measure"].unique(), [*effects["target"].unique()]
+    figure = new_figure(min(PAGE_WIDTH, 1.2 + 2.0 * len(measures)), 2.4)
+    for axes, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
+        rows = effects[effects["measure"] == measure]
+        axes.axhline(0, color="0.25", linewidth=0.6, zorder=0)
+        drawn = rows[rows["baseline"] == "random"]
+        axes.plot([targets.index(one) for one in drawn["target"]], drawn["effect"], ".", color="0.6", ms=4)
+        by_source = dict(list(rows[rows["baseline"] == "concept"].groupby("source", sort=False)))
+        lines = {f"{name} vector": part for name, part in by_source.items()}
+        # Own vectors are scaled like those of the first source that has them.
+        own = rows[rows["baseline"] == "target_vector"].drop_duplicates("target")
+        lines |= {"target's own vector": own[own["source"] != own["target"]]} if len(own) else {}
+        for place, (label, part) in enumerate(lines.items()):
+            at = [targets.index(one) + 0.16 * (place - (len(lines) - 1) / 2) for one in part["target"]]
+            spread = [part["effect"] - part["effect_low"], part["effect_high"] - part["effect"]]
+            is_own = label not in {f"{name} vector" for name in by_source}
+            style = {"color": "black" if is_own else HUES[place % len(HUES)], "fmt": "D" if is_own else "o", "ms": 3}
+            axes.errorbar(at, part["effect"], yerr=spread, label=label, elinewidth=0.8, **style)
+        axes.set_xticks(range(len(targets)), targets)
+        axes.set_xlim(-0.5, len(targets) - 0.5)
+        axes.set_title(_measure_title(measure))
+    figure.axes[0].set_ylabel("Change, lowest to highest strength")
+    figure.supxlabel("Language of prompts", fontsize=TEXT)
+    handles = {label: one for axes in figure.axes for one, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if len(effects[effects["baseline"] == "random"]):
+        handles["random directions"] = Line2D([], [], color="0.6", marker=".", ms=4, linestyle="none")
+    figure.legend([*handles.values()], [*handles], loc="outside upper center", ncols=3, borderpad=0.1)
+    return figure
+
+
+def _measure_title(measure: str) -> str:
+    if measure == "refusal_rate":
+        return "Refusal rate"
+    judge = measure.removeprefix("concept_score").removeprefix("_")
+    return f"Score by {judge}" if judge else "Concept score"
 
 
 @in_print_style

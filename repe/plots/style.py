@@ -78,5 +78,6 @@ def save(figure: Figure, out_dir: Path, name: str) -> list[Path]:
     for kind, metadata in {"png": {}, "pdf": {"CreationDate": None}}.items():
         write = partial(figure.savefig, format=kind, dpi=300, metadata=metadata)
         paths.append(write_whole(out_dir / f"{name}.{kind}", write))
+        figure.set_layout_engine("none")  # the second file keeps the places of the first
     figure.clear()
     return paths

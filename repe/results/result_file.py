@@ -134,7 +134,7 @@ class ResultFile:
         meta, folder = self.meta, self.path.parents[1].name
         known = {"concept": self.concept, "method": self.kind.method, "random_direction": self.kind.random_direction}
         if "model" in meta and "split" in meta:
-            suffix = split_suffix(*(setting(meta, name) for name in ("split", "split_by", "folds")))
+            suffix = split_suffix(*(setting(meta, name) for name in ("split", "split_by", "folds", "tested_on")))
             meta = meta | {"folder": f"{meta['model']}{suffix}"}
             known["folder"] = folder
         for name, expected in known.items():

@@ -250,6 +250,15 @@ RESULTS = {
         "--res-dir": {"type": Path, "default": Path("res"), "metavar": "DIR", "help": "results folder (default: res)"}
     }
 }
+VECTORS_FROM = {
+    "results": {
+        "--vectors-from": {
+            "type": Path,
+            "metavar": "DIR",
+            "help": "test the vectors of results folder DIR on all pairs of --data-dir",
+        }
+    }
+}
 OVERWRITE = {"results": {"--overwrite": {"action": "store_true", "help": "redo existing results"}}}
 COMPARISON = {
     "comparison": {
@@ -338,6 +347,8 @@ def named_model(args: argparse.Namespace) -> tuple[str, Entry]:
 def results_folder(args: argparse.Namespace, label: str) -> Path:
     """Results of a model: `<label>`, `<label>-0.4`, `<label>-item`, `<label>-0.4-item` or `<label>-folds5`.
 
+    With `--vectors-from`, the name of the data folder follows, as in `<label>-item-on-probes`.
+
     Raises:
         UserError: the label is not a valid name, or an option of the split would have no effect with `--folds`.
     """
@@ -345,8 +356,19 @@ def results_folder(args: argparse.Namespace, label: str) -> Path:
         for option, is_set in {"--split": args.split != TRAIN_SHARE, "--split-by": args.split_by != "pair"}.items():
             if is_set:
                 raise UserError(f"{option} has no effect with --folds: leave it out")
-    suffix = split_suffix(float(args.split), args.split_by, folds)
+    tested_on = data_name(args.data_dir) if vars(args).get("vectors_from") else None
+    suffix = split_suffix(float(args.split), args.split_by, folds, tested_on)
     return Path(args.res_dir) / f"{plain_name(label, 'model name')}{suffix}"
+
+
+def data_name(data_dir: Path) -> str:
+    """The name of a data folder, or that of the folder around it if it is just called data.
+
+    Raises:
+        UserError: it is not a valid name.
+    """
+    path = data_dir.resolve()
+    return plain_name(path.parent.name if path.name == "data" else path.name, "--data-dir")
 
 
 def print_written(paths: Sequence[Path]) -> None:

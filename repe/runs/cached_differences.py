@@ -1,12 +1,16 @@
-"""Differences of shared items from cached hidden states, for measures of similarity that need them."""
+"""States of items from the cache of hidden states, for analyses that vectors are not enough for."""
 
 import argparse
+import hashlib
 from typing import Any
 
 import numpy as np
 
 from repe import data
+from repe.analysis.learned_transfer import Language
+from repe.data import Pair
 from repe.errors import UserError
+from repe.results.meta import setting
 from repe.results.vector_file import VectorFile
 from repe.vectors.state_cache import SETTINGS, StateCache
 
@@ -27,23 +31,48 @@ def shared_differences(args: argparse.Namespace, file: VectorFile, languages: li
     Raises:
         UserError: the cache has no states of a language, or the languages share too few pairs.
     """
-    if missing := [name for name in SETTINGS if name not in file.meta]:
-        raise UserError(f"{file.path} does not record {missing[0]}, so its states cannot be found: use rsa and angles")
-    cache = StateCache(args.cache_states, _NoModel(file.meta["model"]), file.meta)  # type: ignore[arg-type]
-    pairs = {}
-    for language in languages:
-        read = data.read_pairs(data.data_file(args.data_dir, file.concept, language), file.concept)
-        pairs[language] = {pair.key: pair for pair in read}
-    keys = [key for key in pairs[languages[0]] if all(key in one for one in pairs.values())]
+    states = [cached_states(args, file, language) for language in languages]
+    places = [{pair.key: place for place, pair in enumerate(pairs)} for pairs, _ in states]
+    keys = [key for key in places[0] if all(key in one for one in places)]
     if len(keys) < FEWEST_ITEMS:
         raise UserError(
             f"{' '.join(languages)} share {len(keys)} pairs of {file.concept}; cka and procrustes need four"
         )
-    found = []
-    for by_key in pairs.values():
-        states = cache.of(data.texts_of(by_key.values())).states(data.texts_of([by_key[key] for key in keys]))
-        sides = states.float().unflatten(1, (-1, 2))
-        found.append((sides[:, :, 0] - sides[:, :, 1]).numpy())
+    chosen = [one[:, [place[key] for key in keys]] for (_, one), place in zip(states, places, strict=True)]
+    return [one[:, :, 0] - one[:, :, 1] for one in chosen]
+
+
+def cached_states(args: argparse.Namespace, file: VectorFile, language: str) -> tuple[list[Pair], np.ndarray]:
+    """All pairs of a language in file order, and their states.
+
+    Returns:
+        The pairs, and float32 (layers, pairs, 2, hidden), the positive text of each pair first.
+
+    Raises:
+        UserError: the cache has no states of the language.
+    """
+    if missing := [name for name in SETTINGS if name not in file.meta]:
+        raise UserError(f"{file.path} does not record {missing[0]}, so its states cannot be found: collect it again")
+    cache = StateCache(args.cache_states, _NoModel(file.meta["model"]), file.meta)  # type: ignore[arg-type]
+    pairs = data.read_pairs(data.data_file(args.data_dir, file.concept, language), file.concept)
+    texts = data.texts_of(pairs)
+    return pairs, cache.of(texts).states(texts).float().unflatten(1, (-1, 2)).numpy()
+
+
+def languages_with_states(args: argparse.Namespace, file: VectorFile, languages: list[str]) -> dict[str, Language]:
+    """States, vectors and split of languages of one concept, for `learned_transfer`.
+
+    Raises:
+        UserError: the cache has no states of a language, or the data have changed since its vectors were collected.
+    """
+    found, split = {}, [setting(file.meta, name) for name in ("split", "split_by", "folds")]
+    for language, vectors in file.of(languages).items():
+        content = data.data_file(args.data_dir, file.concept, language).read_bytes()
+        file.check_inputs("data", {language: hashlib.sha256(content).hexdigest()})
+        pairs, states = cached_states(args, file, language)
+        keys, parts = [pair.key for pair in pairs], data.parts_of(pairs, *split)
+        fitted = [one.directions[:, 0] for one in (vectors.folds or [vectors])]
+        found[language] = Language(states, keys, [pair.item or pair.key for pair in pairs], parts, fitted)
     return found
 
 

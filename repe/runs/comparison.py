@@ -11,6 +11,7 @@ from repe.files import entries
 from repe.paper import CONCEPTS, FAMILIES, LANGUAGES, Family, in_paper_order, seven_billion
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import File, Kind, ResultFile, check_files, check_results_folder
+from repe.results.vector_file import VectorFile
 from repe.runs import processes
 from repe.runs.arguments import MODEL, SEED, named_model, refuse, results_folder
 
@@ -124,6 +125,20 @@ def random_files(args: argparse.Namespace, compared: Compared[AccuracyFile]) -> 
                 f"{' '.join(lacking)}: run collect_vector.py and recognize_concept.py with --random-direction first"
             )
     return found
+
+
+def vector_files(args: argparse.Namespace, compared: Compared[AccuracyFile]) -> dict[str, dict[str, VectorFile]]:
+    """The vectors behind accuracies, by results folder and concept.
+
+    Raises:
+        UserError: they are not the paper's `cluster_mean`.
+    """
+    if args.direction_method != "cluster_mean" or args.random_direction:
+        raise UserError("learned transfer is for cluster_mean vectors: leave out the other method or --cache-states")
+    return {
+        model: {concept: VectorFile(args.res_dir, model, concept, file.kind) for concept, file in by_concept.items()}
+        for model, by_concept in compared.files.items()
+    }
 
 
 def _how(file_type: type[ResultFile]) -> str:

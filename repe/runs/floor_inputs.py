@@ -10,7 +10,6 @@ import numpy as np
 from repe import data
 from repe.errors import UserError
 from repe.results.accuracy_file import AccuracyFile
-from repe.runs.arguments import results_folder
 from repe.runs.comparison import Compared
 
 Twins = dict[str, list[dict[str, AccuracyFile]]]
@@ -24,8 +23,10 @@ def untrained_files(args: argparse.Namespace, compared: Compared[AccuracyFile]) 
         By results folder, one dict by concept for each seed; a concept without results is left out.
     """
     found: Twins = {}
-    for name, folder in zip(args.cross_model, compared.files, strict=True):
-        suffix = results_folder(args, name).name.removeprefix(name)
+    for given, folder in zip(args.cross_model, compared.files, strict=True):
+        # The name that is given may end in a suffix, as in <model>-on-<data>.
+        name = next(iter(compared.files[folder].values())).meta.get("model", given)
+        suffix = folder.removeprefix(name)
         is_twin = re.compile(rf"{re.escape(name)}-untrained(-\d+)?{re.escape(suffix)}").fullmatch
         twins = sorted(path.name for path in args.res_dir.glob("*") if path.is_dir() and is_twin(path.name))
         files = [
@@ -51,6 +52,8 @@ def text_floors(args: argparse.Namespace, compared: Compared[AccuracyFile]) -> T
         metas = [by_concept[concept].meta for by_concept in compared.files.values()]
         for language in compared.languages:
             path = data.data_file(args.data_dir, concept, language)
+            if any("tested_on" in meta for meta in metas):
+                continue  # the training pairs are in another folder
             if not path.exists() or not _is_current(path.read_bytes(), metas, language):
                 continue
             try:
@@ -66,6 +69,7 @@ def lacking(compared: Compared[AccuracyFile], twins: Twins, texts: Texts) -> lis
     files = [(model, concept, file) for model, one in compared.files.items() for concept, file in one.items()]
     cells = [(model, concept, file, language) for model, concept, file in files for language in compared.languages]
     no_nulls = {model for model, _, file, one in cells if file.parts("nulls", one, one) is None}
+    no_nulls -= {model for model, _, file, _ in cells if "tested_on" in file.meta}
     lines = []
     if no_nulls:
         lines.append(f"no nulls in {' '.join(sorted(no_nulls))}: run recognize_concept.py --nulls (not for downloads)")

@@ -203,6 +203,19 @@ def one_way(table: pd.DataFrame) -> str:
     return aligned(rows, numbers_right=True)
 
 
+def learned(table: pd.DataFrame) -> str:
+    """Transfer after a learned map by number of items, mean over languages and concepts."""
+    names = ("accuracy", "shuffled", "own_same_items", "own")
+    rows = [["items", "mapped", "shuffled items", "own, same items", "own", "mapped - shuffled", "mapped - unmapped"]]
+    for model, part in table[(table["source"] == ALL) & (table["target"] == ALL)].groupby("model", sort=False):
+        rows.append([str(model)] + [""] * 6)
+        for _, row in part.iterrows():
+            cells = [_number(row[name]) for name in names]
+            both = [f"{row[n]:z.3f} [{row[f'{n}_low']:z.3f}, {row[f'{n}_high']:z.3f}]" for n in ("difference", "gain")]
+            rows.append([row["items"], *cells, *both])
+    return f"transfer after a learned map, mean over languages and concepts\n{aligned(rows, numbers_right=True)}"
+
+
 def shares(table: pd.DataFrame, families: Mapping[str, Family]) -> str:
     """The languages' shares of each model's training text, where they are from, and the high-resource languages.
 

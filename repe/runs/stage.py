@@ -25,7 +25,7 @@ from repe.models.source import ModelSource
 from repe.results.result_file import File, Kind, ResultFile
 from repe.results.vector_file import VectorFile
 from repe.runs import processes
-from repe.runs.arguments import named_model, results_folder
+from repe.runs.arguments import data_name, named_model, results_folder
 from repe.vectors.concept_vectors import ConceptVectors
 
 if TYPE_CHECKING:
@@ -102,9 +102,9 @@ def targets_to_recognize(args: argparse.Namespace) -> Iterator[Task]:
         languages = [*plan.wanted[task.concept]]
         untried = languages if args.overwrite else task.file.untried(task.language, languages)
         if untried:  # else another run was faster
-            task.sources = result_files(args, source.label, [task.concept], VectorFile)[task.concept].of(untried)
+            task.sources = vector_files(args, source.label, [task.concept])[task.concept].of(untried)
             task.meta["vectors"] = {language: one.digest for language, one in task.sources.items()}
-            if (args.nulls or args.cache_states) and not args.folds:
+            if (args.nulls or args.cache_states) and not (args.folds or args.vectors_from):
                 known = [one for one in (*untried, task.language) if (task.concept, one) in plan.splits]
                 task.training = {language: training(task.concept, language, task) for language in known}
             yield task
@@ -167,6 +167,13 @@ def result_files(
     return {concept: file_type(args.res_dir, folder, concept, kind) for concept in concepts}
 
 
+def vector_files(args: argparse.Namespace, label: str, concepts: Iterable[str]) -> dict[str, VectorFile]:
+    """The files of the vectors that stage 2 tests, by concept: with `--vectors-from`, another results folder's."""
+    if args.vectors_from:
+        args = argparse.Namespace(**{**vars(args), "res_dir": args.vectors_from, "vectors_from": None})
+    return result_files(args, label, concepts, VectorFile)
+
+
 def concepts_and_languages(args: argparse.Namespace) -> dict[str, list[str]]:
     """Languages by concept: those in the options, else all that the data folder has.
 
@@ -193,8 +200,8 @@ def _plan(args: argparse.Namespace, source: ModelSource, file_type: type[ResultF
     """
     wanted = concepts_and_languages(args)
     files = result_files(args, source.label, wanted, file_type)
-    vector_files = {} if file_type is VectorFile else result_files(args, source.label, wanted, VectorFile)
-    for concept, vector_file in vector_files.items():
+    to_test = {} if file_type is VectorFile else vector_files(args, source.label, wanted)
+    for concept, vector_file in to_test.items():
         vector_file.of(wanted[concept])
     pending = [
         (concept, language)
@@ -206,8 +213,8 @@ def _plan(args: argparse.Namespace, source: ModelSource, file_type: type[ResultF
     # A model that is not on this machine is not downloaded only to check what is done already.
     if plan.pending or source.is_local:
         plan.meta = settings(args, source)
-        if vector_files or any(file.has_file for file in files.values()):
-            _check_existing(args, plan, vector_files)
+        if to_test or any(file.has_file for file in files.values()):
+            _check_existing(args, plan, to_test)
     for concept in dict(plan.pending):
         writable_folder(files[concept].path.parent)
     return plan
@@ -222,7 +229,8 @@ def _read_data(args: argparse.Namespace, plan: _Plan) -> None:
             try:
                 pairs = data.read_pairs(path, concept)
                 by = "folds" if args.folds else args.split_by
-                split = data.split_pairs(pairs, args.split, by, args.random_direction)
+                whole = vars(args).get("vectors_from")  # of stage 2
+                split = ([], pairs) if whole else data.split_pairs(pairs, args.split, by, args.random_direction)
             except UserError as error:
                 faults.append(str(error) if str(path) in str(error) else f"{path}: {error}")
                 continue
@@ -248,15 +256,24 @@ def settings(args: argparse.Namespace, source: ModelSource) -> dict[str, Any]:
         # Not for the paper's split, so that its files are the same as before there was another.
         **({} if args.split_by == "pair" else {"split_by": args.split_by}),
         **({"folds": args.folds} if args.folds else {}),
+        **(_tested_on(args) if vars(args).get("vectors_from") else {}),
     }
 
 
-def _check_existing(args: argparse.Namespace, plan: _Plan, vector_files: Mapping[str, VectorFile]) -> None:
-    for concept, vector_file in vector_files.items():
+def _tested_on(args: argparse.Namespace) -> dict[str, str]:
+    """What accuracies on another data folder record of it and of the vectors, as `status` needs it."""
+    folders = {"data_dir": str(args.data_dir), "vectors_from": str(args.vectors_from)}
+    return {"tested_on": data_name(args.data_dir), **folders}
+
+
+def _check_existing(args: argparse.Namespace, plan: _Plan, to_test: Mapping[str, VectorFile]) -> None:
+    for concept, vector_file in to_test.items():
         remedy = "use these, or collect the vectors again with collect_vector.py --overwrite"
         vector_file.check_settings(plan.meta, remedy)
-        if vars(args).get("nulls") or args.cache_states:  # these take the training pairs from the data
-            known = {language: digest for (name, language), digest in plan.digests.items() if name == concept}
+        known = {language: digest for (name, language), digest in plan.digests.items() if name == concept}
+        if args.vectors_from:
+            _check_other_data(args, vector_file, known)
+        elif vars(args).get("nulls") or args.cache_states:  # these take the training pairs from the data
             vector_file.check_inputs("data", known)
         if not args.overwrite:
             digests = {language: vectors.digest for language, vectors in vector_file.vectors.items()}
@@ -268,6 +285,16 @@ def _check_existing(args: argparse.Namespace, plan: _Plan, vector_files: Mapping
             file.check_settings(plan.meta)
             digests = {language: digest for (name, language), digest in plan.digests.items() if name == concept}
             file.check_inputs("data", digests)
+
+
+def _check_other_data(args: argparse.Namespace, vector_file: VectorFile, digests: Mapping[str, str]) -> None:
+    """Refuse to test vectors on the data that they were collected from."""
+    made_from = vector_file.meta.get("data", {})
+    if same := [language for language, digest in digests.items() if made_from.get(language) == digest]:
+        raise UserError(
+            f"--vectors-from {args.vectors_from}: {vector_file.path} was collected from the same "
+            f"{vector_file.concept} data ({' '.join(same)}): name other data with --data-dir"
+        )
 
 
 def _tasks(args: argparse.Namespace, source: ModelSource, plan: _Plan, what: str, doing: str) -> Iterator[Task]:

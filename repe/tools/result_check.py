@@ -89,11 +89,27 @@ def check_model(
             folder.name,
             vectors.concept,
             vectors.path.name.removesuffix("reader_dict.pt").rstrip("_") or "cluster_mean",
-            check_file(vectors, wanted, {"data": _data_digests(data_dir, vectors)}, files),
-            check_accuracies(vectors, accuracies, wanted, data_dir, files),
+            _elsewhere(vectors, accuracies)
+            or check_file(vectors, wanted, {"data": _data_digests(data_dir, vectors)}, files),
+            check_accuracies(_tested_vectors(vectors, accuracies), accuracies, wanted, data_dir, files),
         )
         for vectors, accuracies in pairs
     ]
+
+
+def _elsewhere(vectors: VectorFile, accuracies: AccuracyFile) -> Finding | None:
+    """Where the vectors of accuracies with `--vectors-from` are; None for other results."""
+    tested = _tested_vectors(vectors, accuracies)
+    return None if tested is vectors else Finding(f"in {tested.path.parents[1]}")
+
+
+def _tested_vectors(vectors: VectorFile, accuracies: AccuracyFile) -> VectorFile:
+    """The vectors that accuracies were made with: those beside them, or with `--vectors-from` another folder's."""
+    meta = accuracies.meta if _languages(accuracies) else {}
+    if not meta.get("vectors_from"):
+        return vectors
+    folder = vectors.path.parents[1].name.removesuffix(f"-on-{meta.get('tested_on')}")
+    return VectorFile(Path(str(meta["vectors_from"])), folder, vectors.concept, vectors.kind)
 
 
 def _kinds_by_concept(folder: Path) -> dict[str, list[Kind]]:
@@ -166,6 +182,7 @@ def check_file(
 def _data_digests(data_dir: Path, file: ResultFile) -> dict[str, str]:
     """Digests of the data files that exist now, for the languages whose data the results record."""
     recorded = file.meta.get("data", {}) if _languages(file) else ()
+    data_dir = Path(str(file.meta.get("data_dir", data_dir))) if recorded else data_dir
     paths = {language: data_file(data_dir, file.concept, language) for language in recorded}
     return {
         language: hashlib.sha256(read_regular(path)).hexdigest() for language, path in paths.items() if path.exists()

@@ -252,11 +252,17 @@ class Batches:
             ids = torch.tensor([self.prefix], device=self.model.device)
             output = self.model.trunk(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
             self.cache = output.past_key_values
-        past = copy.copy(self.cache)
-        past.layers = [copy.copy(layer) for layer in self.cache.layers]
+        past = copied_cache(self.cache)
         for layer in past.layers:
             layer.keys, layer.values = (part.expand(rows, *part.shape[1:]) for part in (layer.keys, layer.values))
         return past
+
+
+def copied_cache(cache: Any) -> Any:
+    """A copy of a cache that forward passes can extend without changing the original, whose memory it shares."""
+    found = copy.copy(cache)
+    found.layers = [copy.copy(layer) for layer in cache.layers]
+    return found
 
 
 def relative_difference(found: torch.Tensor, reference: torch.Tensor) -> float:

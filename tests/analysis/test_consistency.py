@@ -17,6 +17,8 @@ from repe.paper import DISTANCES, FAMILIES, LANGUAGES, SHARED_LANGUAGES
 from repe.runs import comparison
 from repe.uncertainty.permutation import holm
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 FAMILY = FAMILIES["bloomz"]
 REPAIRED = ("geographic", "phonological")
 

@@ -18,6 +18,8 @@ from repe.data import item_position
 from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 PROMPTS = [
     {"id": f"{number}-{harm}", "lang": lang, "prompt": f"{lang} {text}", "harmful": harm}
     for lang in ("en", "zh", "fr")
@@ -63,6 +65,7 @@ def test_replies_have_a_fixed_order_and_the_documented_fields(control: Run, tmp_
     ended = control()
     assert ended.status == 0, ended.err
     rows = rows_of(folder_of(tmp_path))
+    assert "concept_score" in ended.out
     assert list(rows[0])[:7] == ["id", "lang", "harmful", "strength", "baseline", "prompt", "reply"]
     expected = [
         (one.baseline, one.draw, one.strength, prompt["lang"], prompt["id"])
@@ -135,7 +138,8 @@ def test_ctrl_c_keeps_what_was_generated(control: Run, tmp_path: Path, monkeypat
     monkeypatch.setattr("repe.control.experiment.generate", interrupted)
     ended = control("--batch-size", "4")
     assert ended.status == 130
-    assert len(rows_of(folder_of(tmp_path))) == 8
+    # Of the first four prompts: unsteered, at -2, and at 0, whose replies are the unsteered ones.
+    assert len(rows_of(folder_of(tmp_path))) == 12
 
 
 def test_several_sources_get_a_figure_of_their_effects(control: Run, tmp_path: Path) -> None:
@@ -143,8 +147,14 @@ def test_several_sources_get_a_figure_of_their_effects(control: Run, tmp_path: P
     assert ended.status == 0, ended.err
     folder = tmp_path / "res/tiny/harmfulness/control"
     table = pd.read_csv(folder / "control_sources.csv")
-    assert list(table)[:4] == ["source", "target", "strength", "effect"]
-    assert len(table) == 4
+    assert list(table)[:4] == ["source", "target", "measure", "baseline"]
+    vectors = table[table["baseline"] == "concept"]
+    assert len(vectors) == 2 * 2 * 2  # sources, targets, measures
+    # The same numbers as in the tables of single sources.
+    one = vectors.query("source == 'zh' and target == 'en' and measure == 'refusal_rate'").iloc[0]
+    rates = pd.read_csv(folder / "zh/control.csv").query("target == 'en' and baseline == 'concept' and harmful")
+    rates = rates.set_index("strength")["refusal_rate"]
+    assert one["effect"] == pytest.approx(rates[2.0] - rates[-2.0])
     assert (folder / "figure_control_sources.png").exists()
     assert (folder / "figure_control_sources.pdf").exists()
     steered = [
@@ -198,6 +208,18 @@ def test_other_settings_go_to_a_folder_of_their_own_and_are_compared(control: Ru
     }
     first = table[table["settings"] == "first"].drop(columns=["settings", "layers", "scope"]).reset_index(drop=True)
     pd.testing.assert_frame_equal(first, pd.read_csv(folder / "control.csv"))
+
+
+def test_other_prompts_are_compared_too(control: Run, home: Path, tmp_path: Path) -> None:
+    usual = ("--baseline", "none", "--target-lang", "en")
+    assert control(*usual).status == 0
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join((home / "prompts.jsonl").read_text("utf-8").splitlines(keepends=True)[:2]), "utf-8")
+    ended = control(*usual, "--prompts", other)
+    assert ended.status == 0, ended.err
+    table = pd.read_csv(folder_of(tmp_path) / "control_settings.csv")
+    assert table.groupby("settings", sort=False)["prompts"].sum().tolist() == [6, 2]
+    assert table["prompts_file"].nunique() == 2
 
 
 def test_replies_of_another_version_are_not_mixed(control: Run, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from repe.control.generation import Decoding
 from repe.control.prompts import Prompt
 from repe.control.reply_file import ReplyFile
 from repe.control.settings import Condition, ControlSettings
+from repe.control.steering import reading
 from repe.errors import UserError
 from repe.models.model import Model
 from repe.vectors.concept_vectors import ConceptVectors
@@ -84,3 +85,21 @@ def test_conditions_are_ordered_by_baseline_draw_and_strength() -> None:
     settings = ControlSettings([1], strengths=[2.0, 0.0, 2.0], baselines=("none", "random"), random_draws=2)
     expected = [("none", 0.0, None), ("random", 0.0, 1), ("random", 2.0, 1), ("random", 0.0, 2), ("random", 2.0, 2)]
     assert settings.conditions() == expected
+
+
+@pytest.mark.parametrize(("scope", "readings"), [("generated", 1), ("last", 1), ("all", 3)])
+def test_prompts_that_are_not_steered_are_read_once(
+    scope: str, readings: int, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"baselines": ("none", "concept"), "strengths": [-1.0, 0.0, 1.0]}
+    control = made(model, tmp_path, scope=scope, strength_unit="raw", **changes)
+    control.file.settings["vectors"] = {}
+    starts, forward = [], model.trunk.forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        starts.append(reading(args, kwargs)[0])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model.trunk, "forward", counted)
+    control.run(model)
+    assert starts.count(0) == readings

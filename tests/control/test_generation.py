@@ -4,18 +4,19 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import build, load
 from transformers import AutoModelForCausalLM
 
-from repe.control.generation import Decoding, generate, prompt_batches, reply_losses, reply_texts
+from repe.control.generation import Decoding, generate, prompt_batches, read_prompts, reply_losses, reply_texts
 from repe.control.prompts import Prompt
 from repe.errors import UserError
 from repe.models.source import check_causal
 
-CAUSAL = ("llama", "qwen2", "bloom", "gpt_neox", "gpt2", "gemma2")
+CAUSAL = ("llama", "qwen2", "bloom", "gpt_neox", "gpt2", "gemma2", "mistral")
 ROWS = [[1, 5, 9, 70, 33], [1, 40], [1, 7, 19, 90, 8, 12, 6]]
 
 
@@ -31,6 +32,24 @@ def test_a_batch_gives_what_transformers_gives_each_prompt_alone(family: str, mo
         alone = lm.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
         expected = alone[0, len(row) :].tolist()
         assert reply == (expected[: expected.index(2)] if 2 in expected else expected)
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_replies_continue_from_prompts_that_were_read(
+    family: str, model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_causal(model_folders[family])
+    read, expected = read_prompts(model, ROWS), generate(model, ROWS, Decoding(max_new_tokens=8))
+    widths, forward = [], model.trunk.forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        widths.append((args[0] if args else kwargs["input_ids"]).shape[1])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model.trunk, "forward", counted)
+    for _ in range(2):
+        assert generate(model, ROWS, Decoding(max_new_tokens=8), read=read) == expected
+    assert {*widths} == {1}
 
 
 def test_a_checkpoints_own_decoding_settings_are_ignored(tmp_path: Path) -> None:
@@ -64,10 +83,15 @@ def test_sampling_depends_on_its_seeds_only_and_leaves_the_global_seed_alone(mod
 
 @pytest.mark.parametrize("family", CAUSAL)
 def test_losses_are_those_of_each_reply_alone(family: str, model_folders: dict[str, Path]) -> None:
-    replies = [[9, 9, 12], [], [50]]
-    found = reply_losses(load_causal(model_folders[family]), ROWS, replies)
+    # Some models attend to 16 tokens only.
+    rows = [*ROWS, [1, *range(40, 70)]]
+    replies = [[9, 9, 12], [], [50], [7, 8, 9, 10]]
+    model = load_causal(model_folders[family])
+    read = read_prompts(model, rows)
+    reply_losses(model, read, [[8, 8], [4], [50, 51, 52, 53, 54], []])  # does not change what was read of the prompts
+    found = reply_losses(model, read, replies)
     lm = AutoModelForCausalLM.from_pretrained(model_folders[family]).eval()
-    for row, reply, loss in zip(ROWS, replies, found, strict=True):
+    for row, reply, loss in zip(rows, replies, found, strict=True):
         if not reply:
             assert loss is None
             continue

@@ -3,11 +3,11 @@
 import math
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pytest
 import scipy.stats
 
-from repe.control.measures import largest_effects, measure
+from repe.control.measures import measure, source_effects
 
 
 def reply(text: str, **changes: Any) -> dict[str, Any]:
@@ -51,20 +51,22 @@ def test_one_prompt_has_no_interval() -> None:
     assert math.isnan(found["refusal_rate_low"])
 
 
-def test_the_largest_effect_is_the_change_of_the_refusal_rate_furthest_from_zero() -> None:
-    table = pd.DataFrame(
-        [
-            {"target": "fr", "strength": strength, "baseline": baseline, "harmful": harmful, "refusal_rate": rate}
-            for strength, baseline, harmful, rate in (
-                (0.0, "none", True, 0.9),
-                (-1.0, "concept", True, 1.0),
-                (1.0, "concept", True, 0.2),
-                (2.0, "concept", True, 0.3),
-                (2.0, "concept", False, 0.0),
-                (2.0, "random", True, 0.0),
-            )
-        ]
-    )
-    (found,) = largest_effects({"en": table}).to_dict("records")
-    assert (found["source"], found["target"], found["strength"]) == ("en", "fr", 1.0)
-    assert found["effect"] == pytest.approx(-0.7)
+def test_the_effect_of_a_source_is_a_paired_change_between_the_outer_strengths() -> None:
+    generator = np.random.default_rng(4)
+    scores = {(strength, id): float(generator.normal()) for strength in (-2.0, 0.0, 1.0) for id in "abcdef"}
+    rows = [
+        reply(
+            "Sure.", id=id, strength=strength, baseline=baseline, scores={"self": {"harmfulness": score}}, loss=strength
+        )
+        for baseline in ("concept", "random")
+        for (strength, id), score in scores.items()
+    ]
+    table = source_effects({"fr": rows}, "harmfulness")
+    found = table[(table["measure"] == "concept_score") & (table["baseline"] == "concept")].iloc[0]
+    changes = np.array([scores[1.0, id] - scores[-2.0, id] for id in "abcdef"])
+    assert (found["source"], found["low"], found["high"], found["prompts"]) == ("fr", -2.0, 1.0, 6)
+    assert found["effect"] == pytest.approx(changes.mean())
+    # Normal approximation of the paired interval; of unpaired scores it would be about 1.4 times as wide.
+    half = 1.96 * changes.std() / math.sqrt(6)
+    assert found["effect_high"] - found["effect_low"] == pytest.approx(2 * half, rel=0.2)
+    assert found["perplexity"] == pytest.approx(math.e)

@@ -1,5 +1,6 @@
 """Concept scores: class means lie at -0.5 and 0.5, and replies are read alone in the template."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from conftest import load
 
 from repe.control.scores import concept_scores, middle_layers
+from repe.control.steering import step_lengths
+from repe.errors import UserError
 from repe.models.model import Model
 from repe.vectors.concept_vectors import ConceptVectors, collect
 
@@ -57,6 +60,18 @@ def test_the_class_distance_is_the_length_of_the_difference_of_means(model: Mode
     lengths = np.linalg.norm(vectors.directions[:, 0], axis=-1) * vectors.signs[:, 0]
     np.testing.assert_allclose(vectors.class_distance, lengths, rtol=1e-4)
     assert (vectors.class_distance.dtype, vectors.midpoint.dtype) == (np.float32, np.float32)
+
+
+@pytest.mark.parametrize("method", ["pca", "cluster_mean"])
+def test_a_strength_of_one_carries_one_class_mean_onto_the_other(method: str, model: Model) -> None:
+    vectors = collect(model, PAIRS, method)
+    positive, negative = (model.states([pair[side] for pair in PAIRS]).mean(dim=1) for side in (0, 1))
+    units = torch.from_numpy(vectors.unit_vectors)
+    expected = ((positive - negative) * units).sum(dim=-1).abs()
+    torch.testing.assert_close(step_lengths(vectors, "class", "linear_comb"), expected, rtol=1e-3, atol=1e-4)
+    if method == "pca":
+        with pytest.raises(UserError, match="pca vectors have no class distances: collect them again"):
+            step_lengths(replace(vectors, class_distance=None), "class", "linear_comb")
 
 
 def test_vectors_without_class_means_give_no_score(model: Model) -> None:

@@ -80,6 +80,20 @@ def test_a_gguf_file_gives_the_states_of_its_checkpoint(gguf_file: Path, model_f
     torch.testing.assert_close(model.states(TEXTS), plain.states(TEXTS), rtol=1e-4, atol=1e-5)
 
 
+def test_a_file_is_parsed_once(gguf_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+
+    class Reader(gguf.GGUFReader):
+        def __init__(self, path: str) -> None:
+            parsed.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Reader)
+    assert repe.load_model(gguf_file, device="cpu").layers == 3
+    assert len(parsed) == 1
+    assert gguf.GGUFReader is Reader
+
+
 def test_the_fingerprint_depends_on_the_file_only(gguf_file: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(gguf_file, tmp_path))
     (tmp_path / "config.json").write_text("{}")

@@ -67,7 +67,6 @@ def test_negative_strengths_need_no_equals_sign(strength: str) -> None:
                 *("--template={input}", "--no-validation", "--revision=x", "--untrained", "--trust-remote-code"),
             )
         ),
-        *(("transferability_analysis", option) for option in ("--data-dir=x", "--cache-states=x")),
         ("consistency_analysis", "--bootstrap"),
         ("transferability_analysis", "--permutations"),
         ("transferability_analysis", "--distances=recorded"),

@@ -8,6 +8,8 @@ import pytest
 import torch
 from conftest import Ended, write_data
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 Script = Callable[..., Ended]
 CONCEPTS = ("morality", "fairness", "toxicity")
 

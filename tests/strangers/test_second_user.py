@@ -117,3 +117,9 @@ def test_who_holds_a_lock_is_said_and_waiting_ends(
     with pytest.raises(UserError, match=rf"process {holder} on .* has held .*\.acc\.pt\.lock for 0\.5 seconds"):
         write(path)
     assert f"waiting for {path.with_name('.acc.pt.lock')}, which process {holder} on" in capsys.readouterr().err
+
+
+def test_a_time_that_is_no_number_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(files.LOCK_SECONDS, "ten")
+    with pytest.raises(UserError, match="REPE_LOCK_SECONDS in the environment is 'ten': set it to a number of seconds"):
+        write(path)

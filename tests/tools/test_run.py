@@ -11,6 +11,8 @@ from conftest import Ended, write_data
 from repe.runs import arguments as options
 from repe.tools import run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_run_writes_what_the_scripts_write_and_resumes(
     script: Callable[..., Ended], model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -98,7 +98,7 @@ def control(res_dir: Path, models: Sequence[str]) -> list[Item]:
         for path in sorted([*entries(folder, "*"), *entries(folder, "*/*")])
         if path.is_dir()
     ]
-    caption = "Largest change of the refusal rate on harmful prompts, by source (rows) and target (columns)."
+    caption = "Change from the lowest to the highest strength by language of the prompts, for each source language."
     for folder in folders:
         title = f"{folder.parent.parent.name}, {folder.parent.name}: comparison of sources"
         items.append(Item(title, caption, images(folder, "figure_control_sources"), _tables(folder)))
