@@ -6,12 +6,13 @@
   python consistency_analysis.py --cross-model llama2-chat-7B,qwen-chat-7B,bloomz-7B1 --distances repaired
   python consistency_analysis.py --cross-model llama2-chat-7B,qwen-chat-7B --layer-select validation --permutations
   python consistency_analysis.py --cross-model llama2-chat-7B,qwen-chat-7B --similarity rsa,angles
+  python consistency_analysis.py --cross-model llama2-chat-7B,qwen-chat-7B --linguistic-distances lang_sim.pt
 
 Reads the vectors of stage 1 and writes their similarity between languages (Figures 4 and 7), the similarity in each
 layer, and its correlation with linguistic similarity (Table 1). Without --cross-model, for the one model that the
 options name. --distances repaired also writes Table 1 with repaired distances (see lang2vec_try.ipynb) and the
-difference. --layer-select also reports layers that were not chosen for their similarity; --permutations adds p-values
-to Table 1, --similarity further tables with other measures of similarity.
+difference; --linguistic-distances takes a file of your own. --layer-select also reports layers that were not chosen for
+their similarity. --permutations adds p-values to Table 1, --similarity tables with other measures of similarity.
 """
 
 import argparse
@@ -36,7 +37,12 @@ DISTANCES = {
             "default": "recorded",
             "metavar": "KIND",
             "help": "recorded (as released), or repaired: also a repaired Table 1 (default: recorded)",
-        }
+        },
+        "--linguistic-distances": {
+            "type": options.Path,
+            "metavar": "FILE",
+            "help": "your own distances: a CSV, or a file such as lang_sim.pt",
+        },
     }
 }
 # Of --similarity cka and procrustes only.
@@ -47,6 +53,8 @@ HEAT_MAPS = {"7b": "figure4_similarity_7b", "all": "figure7_similarity_all"}
 def main(args: argparse.Namespace) -> None:
     if not set(args.similarity) & set(OF_STATES):
         options.refuse(args, STATES, "without --similarity cka or procrustes")
+    if args.linguistic_distances:
+        options.refuse(args, [DISTANCES], "with --linguistic-distances", except_for=["--linguistic-distances"])
     # Imported here, since these take seconds and --help does not need them.
     import pandas as pd
 
@@ -59,6 +67,7 @@ def main(args: argparse.Namespace) -> None:
 
     compared, out_dir = comparison.open_models(args, VectorFile), comparison.out_dir(args)
     languages = {model: compared.languages_of(model) for model in compared.files}
+    source = args.linguistic_distances or "recorded"
     cosines = {model: consistency.cosines(files, languages[model]) for model, files in compared.files.items()}
 
     # The similarity of two languages: the mean over concepts of the best layer's cosine.
@@ -72,15 +81,15 @@ def main(args: argparse.Namespace) -> None:
         similarity[selection] = pd.concat(
             consistency.similarity_table(model, names, means) for model, (_, names, means) in models.items()
         )
-        table1[selection] = consistency.table1(models, args.permutations, args.seed)
+        table1[selection] = consistency.table1(models, args.permutations, args.seed, source)
         if args.distances == "repaired":
-            repaired[selection] = consistency.table1(models, args.permutations, args.seed, repaired=True)
+            repaired[selection] = consistency.table1(models, args.permutations, args.seed, "repaired")
 
     written = tables.write_csv(side_by_side(similarity), out_dir, "similarity")
     written += tables.write_table1(table1, out_dir)
-    computed = linguistic_distance.distances(compared.languages, args.distances == "repaired").reset_index()
-    if (computed["source"] == "computed").any():
-        written += tables.write_csv(computed, out_dir, "linguistic_distances")
+    used = linguistic_distance.distances(compared.languages, args.linguistic_distances or args.distances).reset_index()
+    if (used["source"] != "recorded").any():
+        written += tables.write_csv(used, out_dir, "linguistic_distances")
     if repaired:
         written += tables.write_table1(repaired, out_dir, repaired=True)
     for selection, table in similarity.items():
@@ -93,7 +102,7 @@ def main(args: argparse.Namespace) -> None:
     options.print_written(written)
     print(printed.between_languages(similarity[PAPER], "similarity", "similarity of concept vectors (cosine)"))
     print(printed.table1(table1[PAPER]))
-    for language, reason in linguistic_distance.unknown_languages(compared.languages).items():
+    for language, reason in linguistic_distance.unknown_languages(compared.languages, source).items():
         print(f"{language} is left out of Table 1: {reason}")
     compared.unknown_high_resource("Split of Table 1")
 
@@ -141,7 +150,8 @@ def further_measures(args: argparse.Namespace, compared: "Compared[VectorFile]",
     for measure in args.similarity:
         similarity, models = measured(args, compared, measure)
         written += tables.write_csv(similarity, out_dir, f"similarity_{measure}")
-        table1 = consistency.table1(models, args.permutations, args.seed)
+        source = args.linguistic_distances or "recorded"
+        table1 = consistency.table1(models, args.permutations, args.seed, source)
         written += tables.write_csv(table1, out_dir, f"{tables.TABLE_1}_{measure}")
     return written
 

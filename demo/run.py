@@ -53,8 +53,9 @@ CONTROL = (
     *("--source-lang", "en", "--target-lang", *PROMPT_LANGUAGES, "--prompts", PROMPTS, "--concept", "harmfulness"),
     *("--baseline", "none,concept,random", "--random-draws", "1", "--max-new-tokens", "32"),
 )
-# The languages that each model saw most of in training, as far as its model card says.
-HIGH_RESOURCE = {CHAT: ("--high-resource", "en")}
+# What their model cards say of the training data: SmolLM2's is primarily English; of the encoder's labelled data,
+# English and Chinese alone have data sets of their own. Neither card names shares.
+HIGH_RESOURCE = {CHAT: ("--high-resource", "en"), ENCODER: ("--high-resource", "en", "zh")}
 FIGURES = (
     "cross_model/figure7_similarity_all.png",
     f"cross_model/floors_{ENCODER}-item.png",
@@ -101,11 +102,11 @@ def write_prompts(path: Path, count: int) -> None:
 def compare(model: str, folder: str) -> None:
     """Figures and tables of a model and its untrained twin."""
     where = ("--res-dir", RESULTS, "--out-dir", f"{RESULTS}/{folder}", "--split-by", "item")
-    known = HIGH_RESOURCE.get(model, ())
     run("recognize_concept.py", *where, "--cross-model", model, "--bootstrap", "--floors", "--data-dir", DATA)
-    compared = (*where, "--cross-model", f"{model},{model}-untrained", *known)
+    compared = (*where, "--cross-model", f"{model},{model}-untrained", *HIGH_RESOURCE[model])
     run("consistency_analysis.py", *compared, "--permutations")
     run("transferability_analysis.py", *compared, "--bootstrap")
+    run("-m", "repe", "traits", *compared)
 
 
 def main() -> None:

@@ -23,7 +23,9 @@ SOURCES = {
     "encoder_similarity.csv": "cross_model/similarity.csv",
     "encoder_table1.csv": "cross_model/table1_linguistic_correlation.csv",
     "encoder_transfer.csv": "cross_model/transfer.csv",
+    "encoder_traits.csv": "cross_model/traits.csv",
     "chat_floors.csv": "cross_model_chat/floors.csv",
+    "chat_traits.csv": "cross_model_chat/traits.csv",
     "chat_control.csv": "SmolLM2-135M-Instruct-item/harmfulness/control/en/control.csv",
     "encoder_similarity.png": "cross_model/figure7_similarity_all.png",
     "encoder_floors.png": "cross_model/floors_multilingual-e5-small-item.png",
@@ -143,8 +145,20 @@ def control() -> str:
     return markdown([*names, "repetition", "refusals", "language kept"], rows)
 
 
+def questions() -> str:
+    """The paper's questions in numbers, without Table 1, of both models and of their twins with random weights."""
+    known = pd.concat([read("encoder_traits.csv"), read("chat_traits.csv")]).dropna(subset="value")
+    known = known[~known["trait"].str.startswith("r_")]
+    models, rows = list(dict.fromkeys(known["model"])), []
+    for (section, meaning), of in known.groupby(["section", "meaning"], sort=False):
+        found = of.set_index("model").reindex(models)
+        cells = [f"{cell(row.value)} {interval(row.low, row.high)}".strip() for row in found.itertuples()]
+        rows.append((section, meaning, *cells))
+    return markdown(["section", "number", *(model.removesuffix("-item") for model in models)], rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
-    one.__name__: one for one in (recognition, by_concept, nearest, linguistic, transfer, chat, control)
+    one.__name__: one for one in (recognition, by_concept, nearest, linguistic, transfer, chat, control, questions)
 }
 
 

@@ -1,14 +1,21 @@
 """The notebook about linguistic distances: its stored outputs are those of a fresh run, on any machine."""
 
+import io
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 from conftest import ROOT
 from nbclient import NotebookClient
+
+from repe.analysis import linguistic_distance
+from repe.paper import LANGUAGES
 
 NOTEBOOK = ROOT / "lang2vec_try.ipynb"
 STORED = nbformat.read(NOTEBOOK, as_version=4)
@@ -46,7 +53,34 @@ def test_a_fresh_run_gives_the_stored_outputs(tmp_path: Path, monkeypatch: pytes
         if stored.cell_type == "code":
             assert shown(fresh) == shown(stored), stored.source
             assert fresh.execution_count == stored.execution_count
-    assert not list(folder.iterdir())
+    assert [path.name for path in folder.iterdir()] == ["lang_sim.pt"]
+    check_file(folder / "lang_sim.pt")
+
+
+def check_file(path: Path) -> None:
+    """The file is as the notebook says: as many cells of the recorded distances are equal, different and missing."""
+    written, recorded = torch.load(path, weights_only=True), linguistic_distance.uriel_distances()
+    (claimed,) = (table for cell in CODE if '"without a distance"' in cell.source for table in tables_of(cell))
+    for kind, row in claimed.iterrows():
+        found = [
+            (written[one][other][kind], recorded.loc[(one, other), kind])
+            for place, one in enumerate(LANGUAGES)
+            for other in LANGUAGES[place + 1 :]
+        ]
+        apart = np.array([ours - theirs for ours, theirs in found])
+        equal = np.abs(apart) < 1e-9
+        assert [equal.sum(), (~equal & ~np.isnan(apart)).sum(), np.isnan(apart).sum()] == row.iloc[:3].tolist()
+        assert np.nanmax(np.abs(apart)) == pytest.approx(row.iloc[3], abs=1e-4)
+    # Table 1 reads it.
+    table = linguistic_distance.distances(LANGUAGES, path)
+    assert table.geographic["en", "fr"] == recorded.geographic["en", "fr"]
+    assert table.phonological["pt", "fr"] != table.phonological["pt", "fr"]  # NaN
+
+
+def tables_of(cell: Any) -> list[pd.DataFrame]:
+    """The tables that a cell prints, with their first column as index."""
+    texts = [output.data["text/plain"] for output in cell.outputs if "text/html" in output.get("data", {})]
+    return [pd.read_csv(io.StringIO(text), sep=r"\s{2,}", engine="python", index_col=0) for text in texts]
 
 
 def test_cells_ran_in_order_without_errors_or_warnings() -> None:

@@ -56,6 +56,7 @@ def test_all_stages_from_data_to_figures(script: Script, common: list[object], t
     )
     assert written == {
         *(f"{figure}{ending}" for figure in figures for ending in (".png", ".pdf")),
+        "one_way_transfer.csv",
         "table6_recognition_accuracy.csv",
         "table6_recognition_accuracy.tex",
         "table1_linguistic_correlation.csv",
@@ -64,7 +65,6 @@ def test_all_stages_from_data_to_figures(script: Script, common: list[object], t
         "similarity_ceilings.csv",
         "similarity_by_layer.csv",
         "transfer.csv",
-        "one_way_transfer.csv",
     }
     table = pd.read_csv(tmp_path / "res/cross_model/table6_recognition_accuracy.csv")
     for row in table.itertuples():

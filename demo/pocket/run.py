@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from demo.commands import ROOT, run, side_by_side
-from demo.pocket.traits import control_effects, traits
+from demo.pocket.traits import control_effects
 
 RESULTS = ROOT / "demo/res/pocket"
 # The family of the paper that each kind stands for, and its dominant language, whose vectors steer.
@@ -77,29 +77,27 @@ def main() -> None:
     models, results = "demo/pocket/models", "demo/res/pocket"
     all_stages([(label, kind, models, results, KINDS[kind][1]) for label, kind in labels.items()])
     compare([*labels])
+    answer(labels)
     run("-m", "repe", "report", "--res-dir", "demo/res/pocket")
     summarize(labels)
 
 
-def summarize(labels: dict[str, str]) -> None:
-    """Say in a few lines what came out, beside what the paper says of large models, and where the figures are."""
+def answer(labels: dict[str, str]) -> None:
+    """The paper's questions in numbers, with the shares that these models were trained on."""
     from demo.pocket.build_models import KINDS as MIXES
 
-    found = {label: traits(RESULTS / "cross_model", label, MIXES[kind].shares) for label, kind in labels.items()}
-    print("\nThe paper says of large models, and these small ones show (one seed; more in demo/pocket/README.md):")
-    print("Rich and poor are the first and the last half of a family's languages in the order of their shares.\n")
-    claims = {
-        "accuracy": "accuracy, mean over languages and concepts (larger models are better)",
-        "rich_accuracy": "accuracy, rich less poor languages (rich ones are better)",
-        "rich_similarity": "similarity among rich less that among poor languages (inconsistent where data are unequal)",
-        "linguistic": "r with linguistic similarity, mean of four distances (distorted where data are unequal)",
-        "one_way": "transfer gain, rich to poor less poor to rich (one-way in unbalanced families)",
-        "one_way_eight": "the same among the balanced family's eight languages (level there)",
-    }
-    for name, claim in claims.items():
-        print(f"  {claim}")
-        print("    " + "  ".join(f"{label} {values[name]:+.3f}" for label, values in found.items()))
-    print("  refusals of harmful requests, not steered -> steered by the dominant language's vector (random direction)")
+    lines = ["model,language,percent,source"]
+    for label, kind in labels.items():
+        lines += [f"{label},{one},{share},demo/pocket/build_models.py" for one, share in MIXES[kind].shares.items()]
+    path = RESULTS / "shares.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    results, shares = (str(one.relative_to(ROOT)) for one in (RESULTS, path))
+    run("-m", "repe", "traits", "--res-dir", results, "--cross-model", ",".join(labels), "--shares", shares)
+
+
+def summarize(labels: dict[str, str]) -> None:
+    """Print what control did, and where the figures are."""
+    print("\nRefusals of harmful requests, not steered -> steered by the dominant language's vector (random direction)")
     for label, kind in labels.items():
         source = KINDS[kind][1]
         one = control_effects(RESULTS / label / "harmfulness/control" / source / "control.csv", source)

@@ -1,7 +1,7 @@
-"""What a run of the demo shows of the paper's claims, as numbers read from the tables that the scripts write.
+"""The paper's questions in numbers, for mixes of languages that are no family of the paper: what mix.py compares.
 
-One rule says which languages count as rich and poor: of the languages of a model's cross-lingual figures, in the order
-of their shares, the first half and the last half.
+`python -m repe traits` takes high-resource languages from the family. Here, of the languages of a model's cross-lingual
+figures in the order of their shares, the first half is rich and the last half is poor.
 """
 
 from pathlib import Path
@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from repe.analysis.traits import mean_difference
+from repe.analysis.transfer import one_way
 from repe.paper import FAMILIES
 
 # The balanced family's languages of high share: among these the paper expects transfer both ways.
@@ -44,27 +46,29 @@ def traits(tables: Path, model: str, shares: dict[str, float]) -> dict[str, floa
     linguistic = pd.read_csv(tables / "table1_linguistic_correlation.csv").query("model == @model")
     by_language = accuracy.groupby("language").accuracy.mean()
     rich, poor = halves(shares, list(dict.fromkeys(similarity.source)))
+    square, is_rich = _square(similarity, "similarity", rich + poor), np.isin(rich + poor, rich)
     eight = [language for language in EIGHT if language in set(similarity.source)]
     return {
         "accuracy": by_language.mean(),
         "rich_accuracy": by_language[rich].mean() - by_language[poor].mean(),
-        "rich_similarity": _within(similarity, rich) - _within(similarity, poor),
+        "rich_similarity": float(
+            mean_difference(square, np.outer(is_rich, is_rich), np.outer(~is_rich, ~is_rich))[0][0]
+        ),
         "linguistic": linguistic.direct.mean(),
         "one_way": _one_way(transfer, rich, poor),
         "one_way_eight": _one_way(transfer, *halves(shares, eight)),
     }
 
 
-def _within(similarity: pd.DataFrame, languages: list[str]) -> float:
-    """Mean similarity of different languages among `languages`."""
-    rows = similarity.query("source in @languages and target in @languages and source != target")
-    return float(rows.similarity.mean())
+def _square(table: pd.DataFrame, value: str, languages: list[str]) -> np.ndarray:
+    """A column of the table as (sources, targets)."""
+    wide = table.pivot(index="source", columns="target", values=value).loc[languages, languages]
+    return wide.to_numpy(dtype=float)
 
 
 def _one_way(transfer: pd.DataFrame, rich: list[str], poor: list[str]) -> float:
-    down = transfer.query("source in @rich and target in @poor").delta.mean()
-    up = transfer.query("source in @poor and target in @rich").delta.mean()
-    return float(down - up)
+    delta = _square(transfer, "delta", rich + poor)
+    return float(one_way(delta, np.isin(rich + poor, rich))[2])
 
 
 def control_effects(table: Path, source: str) -> dict[str, float]:

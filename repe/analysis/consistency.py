@@ -4,6 +4,8 @@ Table 1 is its correlation with linguistic similarity.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -139,14 +141,18 @@ def similarity_by_layer(model: str, cosine: np.ndarray) -> pd.DataFrame:
 
 
 def linguistic_correlation(
-    model: str, family: Family, languages: Sequence[str], similarity: np.ndarray, repaired: bool = False
+    model: str,
+    family: Family,
+    languages: Sequence[str],
+    similarity: np.ndarray,
+    source: str | Path = "recorded",
 ) -> pd.DataFrame:
     """A model's row of Table 1: does the similarity of vectors follow the similarity of languages?
 
     Args:
         languages: of both axes of `similarity`, in the family's order (which `direct_as_released` depends on).
         similarity: (languages, languages).
-        repaired: use the repaired distances; pairs without one are left out.
+        source: of the distances, see `linguistic_distance.distances`; pairs without one are left out.
 
     Returns:
         Columns model, distance, direct (Pearson's r over ordered pairs of different languages), direct_as_released (the
@@ -156,7 +162,7 @@ def linguistic_correlation(
         the high-resource languages are not known.
     """
     different, with_high, without = _pairs(high_resource(family, languages))
-    computed = (distances(languages)["source"] == "computed").to_numpy().reshape(similarity.shape)
+    computed = (distances(languages, source)["source"] == "computed").to_numpy().reshape(similarity.shape)
     rows = [
         {
             "model": model,
@@ -167,7 +173,7 @@ def linguistic_correlation(
             "pairs": int(known.sum()) // 2,
             "computed_pairs": int((known & computed).sum()) // 2,
         }
-        for distance, expected in linguistic_similarities(languages, repaired).items()
+        for distance, expected in linguistic_similarities(languages, source).items()
         for known in [different & np.isfinite(expected) & np.isfinite(similarity)]
     ]
     return pd.DataFrame(rows)
@@ -185,7 +191,7 @@ def repaired_correlation(model: str, family: Family, languages: Sequence[str], s
         direct_effect, split_effect (r with the repaired less r with the recorded ones; NaN where either is undefined).
     """
     recorded = linguistic_correlation(model, family, languages, similarity)
-    repaired = linguistic_correlation(model, family, languages, similarity, repaired=True)
+    repaired = linguistic_correlation(model, family, languages, similarity, "repaired")
     return repaired.assign(
         direct_recorded=recorded.direct,
         split_recorded=recorded.split,
@@ -198,24 +204,25 @@ def table1(
     models: Mapping[str, tuple[Family, Sequence[str], np.ndarray]],
     permutations: int = 0,
     seed: int = 1,
-    repaired: bool = False,
+    source: str | Path = "recorded",
 ) -> pd.DataFrame:
     """Table 1 in long form.
 
     Args:
         models: family, languages in its order, and similarity (languages, languages), by model.
         permutations: random orders of languages for the p-values; 0 leaves the p-values out.
-        repaired: use the repaired distances, and add the columns of `repaired_correlation`.
+        source: of the distances, see `linguistic_distance.distances`; `repaired` adds the columns of
+            `repaired_correlation`.
 
     Returns:
         Columns of `linguistic_correlation`; with permutations also direct_p, direct_p_holm, split_p, split_p_holm
         (NaN where the correlation is undefined). Holm's correction is over all models, distances, direct and split.
     """
-    correlate = repaired_correlation if repaired else linguistic_correlation
+    correlate = repaired_correlation if source == "repaired" else partial(linguistic_correlation, source=source)
     table = pd.concat(correlate(model, *given) for model, given in models.items())
     if not permutations:
         return table
-    p_values = np.concatenate([_p_values(*given, permutations, seed, repaired) for given in models.values()])
+    p_values = np.concatenate([_p_values(*given, permutations, seed, source) for given in models.values()])
     (direct, split), (direct_holm, split_holm) = p_values.T, holm(p_values).T
     return table.assign(direct_p=direct, direct_p_holm=direct_holm, split_p=split, split_p_holm=split_holm)
 
@@ -233,7 +240,7 @@ def _pairs(high: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _p_values(
-    family: Family, languages: Sequence[str], similarity: np.ndarray, permutations: int, seed: int, repaired: bool
+    family: Family, languages: Sequence[str], similarity: np.ndarray, permutations: int, seed: int, source: str | Path
 ) -> np.ndarray:
     """Two-sided p-values of Mantel's test of direct and split, (distances, 2).
 
@@ -247,7 +254,7 @@ def _p_values(
         ([different], orders([0] * len(high), permutations, generator)),
         (kinds, orders(high.tolist(), permutations, generator)),
     ]
-    expected = linguistic_similarities(languages, repaired).values()
+    expected = linguistic_similarities(languages, source).values()
     return np.array([[mantel(similarity, one, parts, permuted) for parts, permuted in tests] for one in expected])
 
 

@@ -1,7 +1,7 @@
 """Linguistic distances between languages (URIEL) for Table 1.
 
 Those of the paper's languages are recorded, with their gaps or with the gaps repaired; those of other languages are
-computed from lang2vec's features, if that package is installed.
+computed from lang2vec's features, if that package is installed. Or all of them are from a user's file.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from repe.errors import UserError
 from repe.paper import DISTANCES
 
 # Distances as in the released code's lang_sim.pt, which took them from URIEL through lang2vec (Littell et al., EACL
@@ -50,24 +51,29 @@ def uriel_repaired() -> pd.DataFrame:
     return pd.read_csv(REPAIRED_FILE, comment="#")
 
 
-def distances(languages: Sequence[str], repaired: bool = False) -> pd.DataFrame:
+def distances(languages: Sequence[str], source: str | Path = "recorded") -> pd.DataFrame:
     """The distances of Table 1 between any languages.
 
     Args:
         languages: names; ISO 639-1 or 639-3 codes for languages other than the paper's.
-        repaired: use the repaired distances of `uriel_repaired`.
+        source: `recorded`, `repaired` (see `uriel_repaired`), or a file for `given_distances`.
 
     Returns:
-        One row per ordered pair (index language, other): columns of DISTANCES, NaN where unknown, and `source`:
-        `recorded` for two of the paper's languages, else `computed`.
+        One row per ordered pair (index language, other): columns of DISTANCES, NaN where unknown, and `source`: `given`
+        by the file, `recorded` for two of the paper's languages, else `computed`.
+
+    Raises:
+        UserError: the file does not have distances.
     """
-    return _distances(tuple(languages), repaired).copy()
+    return _distances(tuple(languages), source).copy()
 
 
 @cache
-def _distances(languages: tuple[str, ...], repaired: bool) -> pd.DataFrame:
+def _distances(languages: tuple[str, ...], source: str | Path) -> pd.DataFrame:
     pairs = pd.MultiIndex.from_product([languages, languages], names=["language", "other"])
-    recorded = uriel_distances(repaired)
+    if isinstance(source, Path):
+        return given_distances(source).reindex(pairs).assign(source="given")
+    recorded = uriel_distances(source == "repaired")
     table = recorded.reindex(pairs)[[*DISTANCES]]
     is_recorded = pairs.isin(recorded.index)
     if not is_recorded.all():
@@ -77,26 +83,64 @@ def _distances(languages: tuple[str, ...], repaired: bool) -> pd.DataFrame:
     return table.assign(source=np.where(is_recorded, "recorded", "computed"))
 
 
-def unknown_languages(languages: Sequence[str]) -> dict[str, str]:
+def given_distances(path: Path) -> pd.DataFrame:
+    """Distances from a file: a CSV such as linguistic_distances.csv, or an archive such as lang_sim.pt.
+
+    Args:
+        path: `.csv` with columns language, other and those of DISTANCES that it has; else a PyTorch archive of numbers
+            by language, other language and distance. A pair in one order stands for both.
+
+    Returns:
+        One row per ordered pair (index language, other), columns of DISTANCES; NaN where unknown.
+
+    Raises:
+        UserError: the file cannot be read, or is something else.
+    """
+    try:
+        if path.suffix == ".csv":
+            cells = pd.read_csv(path, comment="#", keep_default_na=False, na_values=[""])
+        else:
+            from repe.results.torch_archive import read
+
+            nested = read(path)
+            cells = pd.DataFrame(
+                [{"language": one, "other": two, **of} for one, others in nested.items() for two, of in others.items()]
+            )
+        if missing := {"language", "other"}.difference(cells):
+            raise ValueError(f"no column {missing.pop()}")
+        table = _in_both_orders(cells).reindex(columns=[*DISTANCES]).astype(float)
+    except UserError:
+        raise
+    # Damaged files can raise any type.
+    except Exception as error:
+        remedy = f"give a CSV with columns language, other, {', '.join(DISTANCES)}, or a file such as lang_sim.pt"
+        raise UserError(f"{path} has no linguistic distances ({error}): {remedy}") from error
+    values = table.to_numpy()
+    known = values[~np.isnan(values)]
+    if not len(known) or known.min() < 0 or known.max() > 1:
+        raise UserError(f"{path} has no linguistic distances between 0 and 1 ({', '.join(DISTANCES)})")
+    return table
+
+
+def unknown_languages(languages: Sequence[str], source: str | Path = "recorded") -> dict[str, str]:
     """Languages without any linguistic distance to the others, and why."""
     from repe.analysis.lang2vec_distance import code, data_folder
 
-    table = distances(languages)
+    table = distances(languages, source)
     apart = table[table.index.get_level_values(0) != table.index.get_level_values(1)]
     known = apart[[*DISTANCES]].notna().any(axis=1).groupby(level=0).any()
+    unknown = [language for language in languages if not known.get(language, True)]
+    if isinstance(source, Path):
+        return dict.fromkeys(unknown, f"{source} has no distances of it")
     if data_folder() is None:
-        reason = "lang2vec is not installed: pip install lang2vec==1.1.2 (see docs/statistics.md)"
-        return {language: reason for language in languages if not known.get(language, True)}
-    return {
-        language: f"lang2vec has no features of {code(language)!r}: name the language by its ISO 639-1 or 639-3 code"
-        for language in languages
-        if not known.get(language, True)
-    }
+        return dict.fromkeys(unknown, "lang2vec is not installed: pip install lang2vec==1.1.2 (see docs/statistics.md)")
+    reason = "lang2vec has no features of {!r}: name the language by its ISO 639-1 or 639-3 code"
+    return {language: reason.format(code(language)) for language in unknown}
 
 
-def linguistic_similarities(languages: Sequence[str], repaired: bool = False) -> dict[str, np.ndarray]:
+def linguistic_similarities(languages: Sequence[str], source: str | Path = "recorded") -> dict[str, np.ndarray]:
     """1 - distance for each distance of Table 1, float64 (languages, languages); NaN where a distance is unknown."""
-    table = distances(languages, repaired)
+    table = distances(languages, source)
     return {distance: 1 - table[distance].to_numpy().reshape(2 * [len(languages)]) for distance in DISTANCES}
 
 

@@ -180,7 +180,7 @@ def _of_model(found: Findings) -> Iterator[tuple[str, np.ndarray, int]]:
         "similarity_high": (np.logical_and.outer(high, high), np.logical_and.outer(~high, ~high)),
         "similarity_with_high": (np.logical_or.outer(high, high), np.logical_and.outer(~high, ~high)),
     }.items():
-        yield name, *_mean_difference(found.similarity, first, second)
+        yield name, *mean_difference(found.similarity, first, second)
     for row in linguistic_correlation("", found.family, found.axis, found.similarity).to_dict("records"):
         for kind in ("direct", "split"):
             yield f"r_{row['distance']}_{kind}", np.array([row[kind]]), row["pairs"]
@@ -196,8 +196,17 @@ def _known_shares(found: Findings) -> tuple[np.ndarray, np.ndarray]:
     return known, np.array([order[language] for language in np.array(found.languages)[known]], dtype=float)
 
 
-def _mean_difference(similarity: np.ndarray, first: np.ndarray, second: np.ndarray | None) -> tuple[np.ndarray, int]:
-    """Mean over pairs of different languages of one kind, minus that of another kind; number of unordered pairs."""
+def mean_difference(similarity: np.ndarray, first: np.ndarray, second: np.ndarray | None) -> tuple[np.ndarray, int]:
+    """Mean similarity of two kinds of pairs of different languages, compared.
+
+    Args:
+        similarity: (languages, languages).
+        first: the pairs of one kind, bool (languages, languages).
+        second: those of the other kind, if any.
+
+    Returns:
+        Mean of the first minus mean of the second, float64 (1,), NaN if there are none of a kind; number of pairs.
+    """
     apart = ~np.eye(len(similarity), dtype=bool)
     known = apart & np.isfinite(similarity)
     parts = [similarity[part & known] for part in (first, second) if part is not None]

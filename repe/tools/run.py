@@ -1,4 +1,4 @@
-"""Run stages 1 to 4 and the report on one model.
+"""Run stages 1 to 4, the paper's questions in numbers, and the report on one model.
 
   python -m repe run --model-path PATH_OR_HUB_ID --data-dir data
   python -m repe run --model-path PATH_OR_HUB_ID --data-dir data --concept politeness --lang en sv
@@ -37,6 +37,9 @@ def main(args: argparse.Namespace) -> None:
     consistency.main(with_defaults(args, consistency, **compared))
     _heading("4. transfer")
     transfer.main(with_defaults(args, transfer, **compared))
+    _heading("the paper's questions in numbers")
+    traits = importlib.import_module("repe.tools.report.traits")
+    traits.main(with_defaults(args, traits, **compared))
     report = importlib.import_module("repe.tools.report")
     report.main(argparse.Namespace(res_dir=args.res_dir, out_dir=folder))
 

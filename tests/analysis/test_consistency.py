@@ -252,17 +252,39 @@ def test_table_1_with_p_values_by_enumeration() -> None:
     assert np.concatenate([found.direct_p_holm, found.split_p_holm]).tolist() == together.tolist()
 
 
-@pytest.mark.parametrize("repaired", [False, True])
-def test_similarity_that_is_linguistic_similarity_has_the_smallest_p_values(repaired: bool) -> None:
+@pytest.mark.parametrize("source", ["recorded", "repaired"])
+def test_similarity_that_is_linguistic_similarity_has_the_smallest_p_values(source: str) -> None:
     family, languages = FAMILIES["bloomz"], list(FAMILIES["bloomz"].axis)
-    known = linguistic_distance.linguistic_similarities(languages, repaired)
+    known = linguistic_distance.linguistic_similarities(languages, source)
     for distance in ("syntactic", "phonological"):
         square = np.nan_to_num(known[distance], nan=0.5)
-        found = consistency.table1({"m": (family, languages, square)}, permutations=199, seed=1, repaired=repaired)
+        found = consistency.table1({"m": (family, languages, square)}, permutations=199, seed=1, source=source)
         row = found.set_index("distance").loc[distance]
         assert row.direct == pytest.approx(1)
         assert row.direct_p == 1 / 200
         # Of the repaired distances, one pair of low-resource languages has any: no split.
-        undefined = repaired and distance == "phonological"
+        undefined = source == "repaired" and distance == "phonological"
         assert row[["split", "split_p", "split_p_holm"]].isna().tolist() == [undefined] * 3
         assert undefined or row.split_p == 1 / 200
+
+
+def test_a_file_of_distances_takes_the_place_of_the_recorded_ones(script: Callable[..., Ended], tmp_path: Path) -> None:
+    ended = script(
+        "consistency_analysis", "--cross-model", "m", "--distances", "repaired", "--linguistic-distances", "file.csv"
+    )
+    assert (ended.status, ended.err) == (
+        2,
+        "error: --distances has no effect with --linguistic-distances: leave it out\n",
+    )
+    # A file in which all languages are as far apart as they are similar: r is -1.
+    languages, generator = ["en", "fr", "sw", "ta"], np.random.default_rng(0)
+    made = generator.uniform(0, 1, (4, 4))
+    made = (made + made.T) / 2
+    rows = [(one, two, made[i, j]) for i, one in enumerate(languages) for j, two in enumerate(languages) if i < j]
+    pd.DataFrame(rows, columns=["language", "other", "genetic"]).to_csv(tmp_path / "file.csv", index=False)
+    given = ("m", FAMILIES["none"], languages, made, tmp_path / "file.csv")
+    table = consistency.linguistic_correlation(*given).set_index("distance")
+    assert table.direct["genetic"] == pytest.approx(-1)
+    assert table.direct.drop("genetic").isna().all()
+    assert table.pairs.tolist() == [6, 0, 0, 0]
+    assert (table.computed_pairs == 0).all()

@@ -53,7 +53,7 @@ def test_other_languages_get_computed_distances_and_recorded_cells_stay(
 
 
 def test_a_language_without_features_is_named(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linguistic_distance, "distances", lambda languages: table.loc[languages])
+    monkeypatch.setattr(linguistic_distance, "distances", lambda languages, _source: table.loc[languages])
     (reason,) = linguistic_distance.unknown_languages(ALL).values()
     assert "no features of 'xx'" in reason
 

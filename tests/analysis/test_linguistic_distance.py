@@ -12,6 +12,7 @@ import torch
 from scipy.optimize import least_squares
 
 from repe.analysis import linguistic_distance
+from repe.errors import UserError
 from repe.paper import DISTANCES, LANGUAGES
 
 
@@ -165,3 +166,42 @@ def test_the_repaired_distances_are_symmetric_and_zero_to_oneself() -> None:
         assert square.max().max() <= 1
         # Of 240 ordered pairs: what has no value is phonological, of three languages with each of the others.
         assert square.isna().sum().sum() == (84 if distance == "phonological" else 0)
+
+
+@pytest.mark.parametrize("name", ["given.csv", "lang_sim.pt"])
+def test_distances_of_a_users_own_file(name: str, tmp_path: Path) -> None:
+    """One order of a pair stands for both; what the file lacks is not known."""
+    path = tmp_path / name
+    if path.suffix == ".csv":
+        path.write_text("language,other,genetic,geographic\nen,fr,0.25,0.5\nxx,en,1,\n")
+    else:
+        content = {"en": {"fr": {"genetic": 0.25, "geographic": 0.5}}, "xx": {"en": {"genetic": 1.0}}}
+        torch.save(content, path)
+    table = linguistic_distance.distances(["fr", "en", "xx"], path)
+    assert table.loc[("fr", "en"), ["genetic", "geographic", "source"]].tolist() == [0.25, 0.5, "given"]
+    assert table.genetic["en", "xx"] == 1
+    assert table[["syntactic", "phonological"]].isna().all(axis=None)
+    assert np.isnan(table.genetic["fr", "xx"])
+    assert linguistic_distance.linguistic_similarities(["en", "fr"], path)["genetic"][0, 1] == 0.75
+    assert linguistic_distance.unknown_languages(["en", "fr", "sv"], path) == {"sv": f"{path} has no distances of it"}
+
+
+def test_a_file_without_distances_is_refused(tmp_path: Path) -> None:
+    for name, content in {
+        "a.csv": b"language,genetic\nen,0.5\n",
+        "b.csv": b"language,other,genetic\nen,fr,near\n",
+        "c.csv": b"language,other,genetic\nen,fr,1.5\n",
+        "d.csv": b"language,other,colour\nen,fr,0.5\n",
+        "lang_sim.pt": b"no archive",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name} has no linguistic distances"):
+            linguistic_distance.distances(["en", "fr"], tmp_path / name)
+    with pytest.raises(UserError, match="missing"):
+        linguistic_distance.distances(["en", "fr"], tmp_path / "missing.csv")
+
+
+def test_the_released_file_is_read_as_recorded(golden: Path) -> None:
+    given = linguistic_distance.distances(LANGUAGES, golden / "uriel/lang_sim.pt")
+    recorded = linguistic_distance.distances(LANGUAGES)
+    pd.testing.assert_frame_equal(given[[*DISTANCES]], recorded[[*DISTANCES]], check_exact=False, rtol=0, atol=1e-9)

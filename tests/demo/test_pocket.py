@@ -252,6 +252,7 @@ def test_a_run_ends_with_the_page_of_the_report(monkeypatch: pytest.MonkeyPatch)
     calls: list[tuple[object, ...]] = []
     monkeypatch.setattr(run, "all_stages", lambda jobs: None)
     monkeypatch.setattr(run, "run", lambda *command: calls.append(command))
+    monkeypatch.setattr(run, "answer", lambda labels: None)
     monkeypatch.setattr(run, "summarize", lambda labels: None)
     monkeypatch.setattr("sys.argv", ["run.py"])
     run.main()

@@ -14,6 +14,8 @@ from repe.plots.heat_maps import Colouring
 from repe.plots.tables import TABLE_1, TABLE_6, table1, table6
 from repe.tools.report import run_records
 from repe.tools.report.parts import Item, css, images, read_table
+from repe.tools.report.traits import NAME as TRAITS
+from repe.tools.report.traits import SHARES_NAME
 
 TEMPLATE = "report.html.jinja"
 REPAIRED = f"{TABLE_1}_repaired"
@@ -25,6 +27,7 @@ KNOWN = {
     TABLE_1: (["direct", "split"], ["model", "distance"]),
     REPAIRED: (["direct", "split", "direct_effect", "split_effect"], ["model", "distance"]),
     "transfer": (["accuracy", "delta"], ["model", "source", "target"]),
+    TRAITS: (["value"], ["trait", "model"]),
 }
 FIGURE2, ACROSS_LAYERS = "figure2_recognition_accuracy", "similarity_across_layers"
 SIMILARITY = ("figure4_similarity_7b", "figure7_similarity_all")
@@ -54,6 +57,10 @@ CAPTIONS = {
     "and of r over the other pairs. Positive values: related languages have similar vectors.",
     REPAIRED: "Table 1 with the distances that stand for missing features repaired or left out. An effect is r with "
     "the repaired distances minus r with the recorded ones.",
+    TRAITS: "Each number beside what the paper says of large models; in brackets, what we take that to mean for the "
+    "number. An empty cell: not known for the model. Bars are 95 % intervals over test items, where the files record "
+    "which pairs were right; dotted lines are chance or 0. Shares are percent of the training text; without a number, "
+    "their order.",
     "transfer": "Accuracy of a source language's vectors (rows) on a target language's texts (columns), minus the "
     "accuracy of the target's own vectors. Blue (0 or more): the source's vectors transfer. Red (below 0): they are "
     "less accurate. All panels share one scale, linear up to 0.01 and logarithmic beyond.",
@@ -77,7 +84,8 @@ OTHERS = {
     ),
     "linguistic_distances": (
         "Linguistic distances",
-        "URIEL distances behind Table 1: recorded for the paper's languages, computed from lang2vec for others.",
+        "Distances behind Table 1: recorded for the paper's languages, computed from lang2vec for others, or given "
+        "by a file.",
     ),
 }
 Frames = Mapping[str, pd.DataFrame]
@@ -98,6 +106,7 @@ def render(res_dir: Path, out_dir: Path) -> str:
     sections = {
         **stages(frames, out_dir),
         "Stage 5: control": run_records.control(res_dir, models),
+        "The paper's questions in numbers": [traits(frames, out_dir)],
         "Other figures and tables": other_files(frames, out_dir),
     }
     shown = {
@@ -128,6 +137,8 @@ def models_of(frames: Frames, res_dir: Path, out_dir: Path) -> list[str]:
     """The models in the tables, in their order, and the model whose results folder this is, if it is one."""
     # The tables that the page arranges come first, since others may be sorted differently.
     tables = [frames[name] for name in [*KNOWN, *frames] if name in frames and "model" in frames[name]]
+    # Some traits are of series of models.
+    tables = [frame[frame["trait"] == "accuracy"] if frame is frames.get(TRAITS) else frame for frame in tables]
     named, folder = [model for frame in tables for model in frame["model"].dropna()], out_dir.resolve()
     if folder.parent == res_dir.resolve() and entries(folder, "*/*.p[tk]"):
         named.append(folder.name)
@@ -174,6 +185,20 @@ def stages(frames: Frames, out_dir: Path) -> dict[str, list[Item]]:
     }
 
 
+def traits(frames: Frames, out_dir: Path) -> Item:
+    """The answers of `python -m repe traits`, one row per trait and one column per model."""
+    tables = {}
+    if TRAITS in frames:
+        facts = ["section", "meaning", "claim"]
+        found = frames[TRAITS].reindex(columns=["trait", *facts, "model", "value"])
+        wide = found.pivot(index=["trait", *facts], columns="model", values="value")
+        wide = wide.loc[
+            [*dict.fromkeys(found[["trait", *facts]].itertuples(index=False, name=None))], found["model"].unique()
+        ]
+        tables["Traits"] = wide.reset_index(level=facts)
+    return Item("Traits", CAPTIONS[TRAITS], images(out_dir, f"figure_{TRAITS}"), tables | _plain(frames, SHARES_NAME))
+
+
 def _cells(frames: Frames, name: str, value: str, colouring_of: Callable[[pd.DataFrame], Colouring]) -> dict[str, Any]:
     """The cells of heat maps as tables in the figure's colours, if there is such a table."""
     if name not in frames:
@@ -202,6 +227,7 @@ def _table1(frames: Frames, name: str, caption: str) -> dict[str, Any]:
 def other_files(frames: Frames, out_dir: Path) -> list[Item]:
     """Figures and tables that the page does not arrange."""
     arranged = {FIGURE2, ACROSS_LAYERS, *SIMILARITY, *TRANSFER, *KNOWN, FLOORS, *DETECTION}
+    arranged |= {f"figure_{TRAITS}", SHARES_NAME}
     by_model = (f"{FLOORS}_", f"{BY_LAYER}_")
     stems = (path.stem for path in entries(out_dir, "*.png"))
     names = sorted(stem for stem in stems if stem not in arranged and not stem.startswith(by_model))
