@@ -104,6 +104,7 @@ def test_launch_commands_are_accepted_by_the_launcher() -> None:
         assert launch_command_parser().parse_args(shlex.split(command)[2:]).training_script.endswith(".py")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_commands_on_the_demo_run_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

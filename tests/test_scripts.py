@@ -16,6 +16,8 @@ from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
 
+# Figures are drawn in other tests.
+pytestmark = pytest.mark.usefixtures("undrawn")
 Script = Callable[..., Ended]
 SCRIPTS = ("collect_vector", "recognize_concept", "consistency_analysis", "transferability_analysis")
 
