@@ -15,7 +15,7 @@ from repe.control.reply_file import ReplyFile
 from repe.control.scores import OWN, Reader
 from repe.control.settings import ControlSettings
 from repe.control.steering import parse_layers
-from repe.errors import UserError
+from repe.errors import UserError, printable
 from repe.models.source import ModelSource
 from repe.results.result_file import SETTINGS, Kind
 from repe.results.vector_file import VectorFile
@@ -53,7 +53,7 @@ def prepare(args: argparse.Namespace, model: ModelSource) -> list[ControlExperim
             inputs |= {f"instructions in {language}": _digest(sides) for language, sides in instructions.items()}
             record = {
                 **{name: meta[name] for name in SETTINGS if name in meta},
-                **{"prompts": prompt_file.sha256, "vectors": inputs},
+                **{"prompts": prompt_file.sha256, "prompts_name": printable(prompt_file.path.name), "vectors": inputs},
                 **settings.record(),
             }
             folder = file.path.parent / "control" / source

@@ -233,7 +233,9 @@ def other_files(frames: Frames, out_dir: Path) -> list[Item]:
     names = sorted(stem for stem in stems if stem not in arranged and not stem.startswith(by_model))
     other = [Item(*_title(name, "figure"), images(out_dir, name)) for name in names]
     return other + [
-        Item(*_title(name, "table"), tables={name: frame}) for name, frame in frames.items() if name not in arranged
+        Item(*_title(name, "table"), tables={f"{name}.csv": frame})
+        for name, frame in frames.items()
+        if name not in arranged
     ]
 
 

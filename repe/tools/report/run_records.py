@@ -61,9 +61,11 @@ def _texts(known: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
         if isinstance(value, dict):
             value = [f"{key} {item}" for key, item in value.items()]
         text = ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+        text = text[:HASH] if name in ("weights", "prompts") else text
+        if name == "prompts" and text:  # the digest of the file, after its name
+            text = f"{known.get('prompts_name', 'file')} (SHA-256 {text})"
         text.encode()  # refuses half a surrogate pair, which the page cannot hold
-        label = "SHA-256 of the prompts file" if name == "prompts" else name.replace("_", " ")
-        texts[label] = text[:HASH] if name in ("weights", "prompts") else text
+        texts[name.replace("_", " ")] = text
     return {name: text for name, text in texts.items() if text}
 
 
