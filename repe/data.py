@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repe.errors import UserError, first_of
-from repe.files import plain_name, read_regular
+from repe.files import is_plain_name, plain_name, read_regular
 from repe.paper import CONCEPTS, LANGUAGES, TRAIN_SHARE, in_paper_order
 
 if TYPE_CHECKING:
@@ -74,6 +74,9 @@ def concepts_in(data_dir: Path) -> list[str]:
     """
     concepts = in_paper_order({path.parent.name for path in data_dir.glob("*/*_*.json") if _language(path)}, CONCEPTS)
     if not concepts:
+        folder = data_dir.resolve()
+        if is_plain_name(folder.name) and languages_of(folder.parent, folder.name):
+            raise UserError(f"{data_dir} is the folder of one concept: give the folder around it with --data-dir")
         raise UserError(
             f"no data in {data_dir}: expected {data_dir}/<concept>/<concept>_<language>.json; "
             "download MVALUE (see README) or name another folder with --data-dir"
@@ -140,7 +143,12 @@ def _parse(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} is not valid JSON ({error.msg}, {where}): fix it or download it again") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: {error}. Fix the file or download it again") from None
-    if not isinstance(groups, dict) or not all(isinstance(items, dict) for items in groups.values()):
+    levels = groups.values() if isinstance(groups, dict) else [groups]
+    samples = [sample for items in levels if isinstance(items, dict) for sample in items.values()]
+    # Texts in place of all samples: one level is missing.
+    if not all(isinstance(items, dict) for items in levels) or (
+        samples and all(isinstance(one, str) for one in samples)
+    ):
         raise UserError(f"{path} does not have the form {{group: {{name: sample}}}}: put two levels above the samples")
     return groups
 

@@ -46,9 +46,10 @@ def trait_panels(table: pd.DataFrame, families: Mapping[str, Family]) -> Figure:
     """
     known = {*table["trait"][table["value"].notna()]}
     panels = {title: traits for title, traits in PANELS.items() if known & {*traits}}
-    rows = -(-len(panels) // COLUMNS)
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
     figure = new_figure(PAGE_WIDTH, rows * (0.85 + 0.2 * len(families) + LINE))
-    grid = figure.subplots(rows, COLUMNS, squeeze=False, sharey=True)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     for axes, (title, traits) in zip(grid.flat, panels.items(), strict=False):

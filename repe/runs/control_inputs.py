@@ -24,6 +24,8 @@ from repe.runs.arguments import named_model, results_folder
 from repe.runs.control_arguments import INSTRUCTIONS
 from repe.vectors.concept_vectors import ConceptVectors
 
+CONCEPT = "harmfulness"  # unless --concept names others
+
 
 def prepare(args: argparse.Namespace, model: ModelSource) -> list[ControlExperiment]:
     """All experiments that the options ask for, checked before the model is loaded.
@@ -40,7 +42,7 @@ def prepare(args: argparse.Namespace, model: ModelSource) -> list[ControlExperim
     reader = Reader(OWN, readable(args, model.label, languages))
     compared = languages if "target_vector" in args.baseline else []
     experiments = []
-    for concept, file in stage.result_files(args, model.label, args.concept or ["harmfulness"], VectorFile).items():
+    for concept, file in vector_files(args, model.label).items():
         vectors = file.of(list(dict.fromkeys([*args.source_lang, *compared])))
         file.check_settings(meta, "use these, or collect the vectors again with collect_vector.py --overwrite")
         layers = parse_layers(args.layers, len(vectors[args.source_lang[0]].directions))
@@ -65,6 +67,18 @@ def prepare(args: argparse.Namespace, model: ModelSource) -> list[ControlExperim
             if not args.overwrite:
                 replies.check_settings()
     return experiments
+
+
+def vector_files(args: argparse.Namespace, label: str) -> dict[str, VectorFile]:
+    """The files of the vectors that steer, by concept.
+
+    Raises:
+        UserError: the default concept has none, and the options name no other.
+    """
+    files = stage.result_files(args, label, args.concept or [CONCEPT], VectorFile)
+    if not args.concept and not (files[CONCEPT].has_file or files[CONCEPT].has_download):
+        raise UserError(f"there is no {files[CONCEPT].path}: run collect_vector.py first, or give another --concept")
+    return files
 
 
 def readable(
