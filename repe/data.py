@@ -144,11 +144,8 @@ def _parse(path: Path) -> dict[str, dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: {error}. Fix the file or download it again") from None
     levels = groups.values() if isinstance(groups, dict) else [groups]
-    samples = [sample for items in levels if isinstance(items, dict) for sample in items.values()]
-    # Texts in place of all samples: one level is missing.
-    if not all(isinstance(items, dict) for items in levels) or (
-        samples and all(isinstance(one, str) for one in samples)
-    ):
+    # With the texts of a sample in place of samples, a level is missing.
+    if not all(isinstance(items, dict) and not isinstance(items.get("pos"), str) for items in levels):
         raise UserError(f"{path} does not have the form {{group: {{name: sample}}}}: put two levels above the samples")
     return groups
 

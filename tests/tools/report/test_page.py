@@ -280,7 +280,7 @@ def test_figures_are_embedded_and_unknown_ones_too(page: Page) -> None:
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == 4
     assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in images)
-    assert "unheard of figure" in [image["alt"] for image in images]
+    assert "unheard_of_figure.png" in [image["alt"] for image in images]
 
 
 def test_the_page_names_no_other_place_and_may_load_nothing(text: str) -> None:
