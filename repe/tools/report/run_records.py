@@ -121,7 +121,8 @@ def _source_item(folder: Path, names: tuple[str, ...]) -> Item:
     if exists(path := folder / "settings.json"):
         facts = read(path, lambda path: _texts(json.loads(path.read_text(encoding="utf-8")), STEERING))
     caption = (
-        f"Refusal rate of {model} when the {concept} vectors of {source} are added to its hidden states. Positive "
+        f"Replies of {model} when the {concept} vectors of {source} are added to its hidden states: refusal rate (of "
+        "prompts that are marked as harmful or harmless) and concept score. Positive "
         "strengths point to the concept's positive side; strength 0 is unsteered; bands are 95 % intervals. The "
         "concept has an effect where its line differs from that of random directions. The example replies are the "
         "first of each condition, without selection."
