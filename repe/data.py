@@ -147,7 +147,7 @@ def _parse(path: Path) -> dict[str, dict[str, Any]]:
     # With the texts of a sample in place of samples, a level is missing.
     if not all(isinstance(items, dict) and not isinstance(items.get("pos"), str) for items in levels):
         raise UserError(f"{path} does not have the form {{group: {{name: sample}}}}: put two levels above the samples")
-    return groups
+    return groups  # type: ignore[no-any-return]
 
 
 def _alternatives(path: Path) -> str:

@@ -63,7 +63,7 @@ def panels(
         label: of its axis.
         limits: of its axis; None for those of the data.
     """
-    says_harmful = measures["harmful"].notna().any()
+    says_harmful = bool(measures["harmful"].notna().any())
     measures = measures.assign(harmful=measures["harmful"].map({True: True, False: False}).fillna(True).astype(bool))
     targets = list(dict.fromkeys(measures["target"]))
     columns = near_square(len(targets))

@@ -233,8 +233,10 @@ def _plain(frames: Frames, name: str) -> dict[str, pd.DataFrame]:
 
 def _counts(frames: Frames, name: str, column: str, what: str) -> str:
     """A sentence with the numbers that a table's values are from, if it has them."""
-    known = frames[name].get(column, pd.Series(dtype=float)).dropna() if name in frames else []
-    if not len(known):
+    if column not in frames.get(name, ()):
+        return ""
+    known = frames[name][column].dropna()
+    if known.empty:
         return ""
     low, high = (int(float(number)) for number in (min(known), max(known)))
     return f" {what}: {low if low == high else f'{low} to {high}'}."
