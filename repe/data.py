@@ -25,6 +25,7 @@ CONTEXTS = {"scenario": "{context} {side}", "question": "Question: {context} Ans
 CONTEXT_OF = {"deontology": "scenario", "truthfulness": "question"}
 
 FAULTS_SHOWN = 8
+OTHER_FOLDER = "or name another folder with --data-dir"
 
 # The released code seeds every language's split with this; another seed would make results incomparable.
 SPLIT_SEED = 1
@@ -79,7 +80,7 @@ def concepts_in(data_dir: Path) -> list[str]:
             raise UserError(f"{data_dir} is the folder of one concept: give the folder around it with --data-dir")
         raise UserError(
             f"no data in {data_dir}: expected {data_dir}/<concept>/<concept>_<language>.json; "
-            "download MVALUE (see README) or name another folder with --data-dir"
+            f"download MVALUE (see README) {OTHER_FOLDER}"
         )
     return concepts
 
@@ -131,9 +132,7 @@ def _parse(path: Path) -> dict[str, dict[str, Any]]:
         # A byte order mark, which some editors write, is not part of the text.
         groups = json.loads(read_regular(path).decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist; {_alternatives(path)}, or name another folder with --data-dir"
-        ) from None
+        raise UserError(f"{path} does not exist; {_alternatives(path)}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
     except UnicodeDecodeError as error:
@@ -154,8 +153,11 @@ def _alternatives(path: Path) -> str:
     """What a data folder has in place of the missing file `path`."""
     data_dir, concept = path.parent.parent, path.parent.name
     if languages := languages_of(data_dir, concept):
-        return f"{data_dir} has {concept} in {' '.join(languages)}: choose from these with --lang"
-    return f"{data_dir} has {' '.join(concepts_in(data_dir))}: choose from these with --concept"
+        return f"{data_dir} has {concept} in {' '.join(languages)}: choose from these with --lang, {OTHER_FOLDER}"
+    try:
+        return f"{data_dir} has {' '.join(concepts_in(data_dir))}: choose from these with --concept, {OTHER_FOLDER}"
+    except UserError as error:
+        return str(error)
 
 
 def _unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
