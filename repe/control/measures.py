@@ -182,7 +182,7 @@ def compared_settings(folder: Path) -> pd.DataFrame:
 
     Returns:
         The columns settings (name of the folder; `first` for the first), those settings in which the folders differ
-        (the digest of the prompts as prompts_file), and the columns of `control.csv`.
+        (the name of the prompts' file and the start of its digest as prompts_file), and the columns of `control.csv`.
     """
     paths = [path for path in (folder / "control.csv", *sorted(folder.glob("*/control.csv"))) if path.exists()]
     known = [json.loads((path.parent / "settings.json").read_text(encoding="utf-8")) for path in paths]
@@ -192,6 +192,8 @@ def compared_settings(folder: Path) -> pd.DataFrame:
         name = "first" if path.parent == folder else path.parent.name
         part = pd.read_csv(path, dtype={"target": str}, keep_default_na=False, na_values=[""])
         values = {one: ",".join(map(str, np.atleast_1d(settings.get(one)))) for one in differing}
+        if "prompts" in values:
+            values["prompts"] = f"{settings.get('prompts_name', '')} {values['prompts'][:8]}".strip()
         for column, value in reversed({"settings": name, **values}.items()):
             # In `control.csv`, `prompts` is their number.
             part.insert(0, f"{column}_file" if column in part else column, value)

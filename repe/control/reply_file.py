@@ -101,15 +101,15 @@ class ReplyFile:
         """Check that the replies in the file were made with the settings of this run.
 
         Raises:
-            UserError: settings differ; the message names each with both values.
+            UserError: settings differ; the message names each.
         """
         known, now = self.known_settings, self.settings
-        kept = ("vectors", "readers")
+        kept = ("vectors", "readers", "prompts_name")
         # Vectors are compared only for languages that both runs use.
         both = known["vectors"].keys() & now["vectors"].keys()
         pairs = {name: (known.get(name), now.get(name)) for name in {**now, **known} if name not in kept}
         pairs |= {f"vectors of {name}": (known["vectors"][name], now["vectors"][name]) for name in sorted(both)}
-        if different := [f"{name} was {old!r}, is {new!r}" for name, (old, new) in pairs.items() if old != new]:
+        if different := [_difference(name, old, new) for name, (old, new) in pairs.items() if old != new]:
             raise UserError(
                 f"{self.path} was made with other settings ({'; '.join(different)}): use the same settings, replace it "
                 "with --overwrite, or choose another --res-dir or --model-label"
@@ -151,6 +151,13 @@ class ReplyFile:
             # The settings are written first, so that replies never exist without them.
             write_whole(self.settings_path, lambda file: file.write(_as_json(settings, indent=1).encode()))
             write_whole(self.path, lambda file: file.write(lines.encode()))
+
+
+def _difference(name: str, old: Any, new: Any) -> str:
+    """What differs in a setting, in words."""
+    if name == "weights" or name.startswith("vectors of "):  # digests, which say nothing to a reader
+        return f"{name} have changed since"
+    return f"{name} was {old!r}, is {new!r}"
 
 
 def _short(name: str, value: Any) -> str:

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from repe.paper import DISTANCES, Family
 from repe.plots.figures import model_looks
@@ -37,14 +38,21 @@ COLUMNS = 3
 def trait_panels(table: pd.DataFrame, families: Mapping[str, Family]) -> Figure:
     """The traits of each model, with 95 % intervals where there are any; two dashes where a trait is not known.
 
+    Panels that would show no value are left out.
+
     Args:
         table: from `repe.analysis.traits.trait_table`.
         families: family of each model, in the order of the rows.
     """
-    rows = -(-len(PANELS) // COLUMNS)
+    known = {*table["trait"][table["value"].notna()]}
+    panels = {title: traits for title, traits in PANELS.items() if known & {*traits}}
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
     figure = new_figure(PAGE_WIDTH, rows * (0.85 + 0.2 * len(families) + LINE))
-    grid = figure.subplots(rows, COLUMNS, squeeze=False, sharey=True)
-    for axes, (title, traits) in zip(grid.flat, PANELS.items(), strict=False):
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes, (title, traits) in zip(grid.flat, panels.items(), strict=False):
         for place, (trait, label) in enumerate(traits.items()):
             offset = (place - (len(traits) - 1) / 2) * 0.7 / len(traits)
             _draw(axes, table[table["trait"] == trait], families, MARKERS[place], offset)
@@ -55,8 +63,9 @@ def trait_panels(table: pd.DataFrame, families: Mapping[str, Family]) -> Figure:
         axes.set_title(title, fontsize=SMALL)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         if len(traits) > 1:
-            legend = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "fontsize": SMALL, "handletextpad": 0.1}
-            axes.legend(ncols=2, columnspacing=0.6, borderpad=0, **legend)
+            below = axes.transAxes + ScaledTranslation(0, -2.2 * SMALL / 72, figure.dpi_scale_trans)  # the tick labels
+            legend = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "fontsize": SMALL, "handletextpad": 0.1}
+            axes.legend(ncols=2, columnspacing=0.6, borderpad=0, bbox_transform=below, **legend)
     for axes in grid[:, 0]:
         axes.set_yticks(range(len(families)), [wrapped(model, 20 * LETTER) for model in families])
         axes.set_ylim(len(families) - 0.5, -0.5)  # the first model on top

@@ -308,7 +308,8 @@ def _tasks(args: argparse.Namespace, source: ModelSource, plan: _Plan, what: str
     folder = f"{path.parent.parent}/*/{path.name}"
     if not plan.pending:
         if processes.is_main():
-            print(f"nothing to do: {folder} has all {what} asked for (redo them with --overwrite)")
+            more = ", which also fills --cache-states" if args.cache_states else ""
+            print(f"nothing to do: {folder} has all {what} asked for (redo them with --overwrite{more})")
         return
     share = processes.share({one: plan.sizes[one] for one in plan.pending})
     cache = None

@@ -1,6 +1,7 @@
 """Checks of result files: languages that are missing, inputs that have changed, damage."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from repe.results.result_file import SETTINGS, Kind, ResultFile, check_files, se
 from repe.results.vector_file import VectorFile
 
 NAMES_SHOWN = 6
+REPLIES = "generations.jsonl"
 STEMS = (VectorFile.stem, AccuracyFile.stem)
 KINDS = [Kind(method, random_direction) for random_direction in (False, True) for method in METHODS]
 
@@ -40,6 +42,18 @@ class Row:
     kind: str
     vectors: Finding
     accuracies: Finding
+
+
+@dataclass(frozen=True)
+class ControlRow:
+    """The replies of one source language with one choice of settings."""
+
+    model: str
+    concept: str
+    source: str
+    settings: str
+    """`first`, or the name of the folder of other settings."""
+    replies: Finding
 
 
 def model_folders(res_dir: Path, names: Sequence[str] | None = None) -> list[Path]:
@@ -187,6 +201,37 @@ def _data_digests(data_dir: Path, file: ResultFile) -> dict[str, str]:
     return {
         language: hashlib.sha256(read_regular(path)).hexdigest() for language, path in paths.items() if path.exists()
     }
+
+
+def check_control(folder: Path, concepts: Sequence[str] | None = None) -> list[ControlRow]:
+    """One row for each file of steered replies of a model.
+
+    Args:
+        folder: the model's folder of results.
+        concepts: default: all.
+    """
+    found = [(path, "first") for path in entries(folder, f"*/control/*/{REPLIES}")]
+    found += [(path, path.parts[-2]) for path in entries(folder, f"*/control/*/*/{REPLIES}")]
+    rows = []
+    for path, name in found:
+        concept, _, source = path.relative_to(folder).parts[:3]
+        if not concepts or concept in concepts:
+            rows.append(ControlRow(folder.name, concept, source, name, _check_replies(path, folder, concept)))
+    return sorted(rows, key=lambda row: (row.concept, row.source))
+
+
+def _check_replies(path: Path, folder: Path, concept: str) -> Finding:
+    """The state of one file of replies, compared with the vectors that steered them."""
+    try:
+        count = read_regular(path).count(b"\n")
+        settings = json.loads(read_regular(path.with_name("settings.json")))
+        kind = Kind(settings["method"], settings["random_direction"])
+        vectors = VectorFile(folder.parent, folder.name, concept, kind).vectors
+        known = {language: digest for language, digest in settings["vectors"].items() if language in vectors}
+        stale = [language for language, digest in known.items() if vectors[language].digest != digest]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, UserError) as error:
+        return Finding("damaged", "damaged", f"{path} cannot be checked ({error!r:.100})")
+    return Finding(f"{count}; stale: {_some(stale)}", "stale") if stale else Finding(str(count))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -61,9 +61,11 @@ def _texts(known: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
         if isinstance(value, dict):
             value = [f"{key} {item}" for key, item in value.items()]
         text = ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+        text = text[:HASH] if name in ("weights", "prompts") else text
+        if name == "prompts" and text:  # the digest of the file, after its name
+            text = f"{known.get('prompts_name', 'file')} (SHA-256 {text})"
         text.encode()  # refuses half a surrogate pair, which the page cannot hold
-        label = "SHA-256 of the prompts file" if name == "prompts" else name.replace("_", " ")
-        texts[label] = text[:HASH] if name in ("weights", "prompts") else text
+        texts[name.replace("_", " ")] = text
     return {name: text for name, text in texts.items() if text}
 
 
@@ -119,7 +121,8 @@ def _source_item(folder: Path, names: tuple[str, ...]) -> Item:
     if exists(path := folder / "settings.json"):
         facts = read(path, lambda path: _texts(json.loads(path.read_text(encoding="utf-8")), STEERING))
     caption = (
-        f"Refusal rate of {model} when the {concept} vectors of {source} are added to its hidden states. Positive "
+        f"Replies of {model} when the {concept} vectors of {source} are added to its hidden states: refusal rate (of "
+        "prompts that are marked as harmful or harmless) and concept score. Positive "
         "strengths point to the concept's positive side; strength 0 is unsteered; bands are 95 % intervals. The "
         "concept has an effect where its line differs from that of random directions. The example replies are the "
         "first of each condition, without selection."

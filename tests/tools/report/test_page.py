@@ -87,6 +87,9 @@ def write_result(path: Path, **meta: object) -> None:
     torch.save(content, path)
 
 
+STEERED = {"layers": [1, 2], "operator": "linear_comb", "prompts": "cd" * 32, "prompts_name": "asked.jsonl"}
+
+
 def write_control(folder: Path) -> None:
     """Rates and replies of one source, some of them hostile."""
     folder.mkdir(parents=True)
@@ -94,7 +97,7 @@ def write_control(folder: Path) -> None:
         folder / "control.csv", index=False
     )
     Image.new("RGB", (20, 10)).save(folder / "figure_control.png")
-    (folder / "settings.json").write_text(json.dumps({"layers": [1, 2], "operator": "linear_comb"}), encoding="utf-8")
+    (folder / "settings.json").write_text(json.dumps(STEERED), encoding="utf-8")
     conditions = [("none", 0.0), *(("concept", strength) for strength in (-1.0, -0.5, 0.5, 1.0)), ("random", 1.0)]
     rows = [
         {"id": f"{harmful}{n}", "lang": lang, "harmful": harmful, "strength": strength, "baseline": baseline}
@@ -277,7 +280,7 @@ def test_figures_are_embedded_and_unknown_ones_too(page: Page) -> None:
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == 4
     assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in images)
-    assert "unheard of figure" in [image["alt"] for image in images]
+    assert "unheard_of_figure.png" in [image["alt"] for image in images]
 
 
 def test_the_page_names_no_other_place_and_may_load_nothing(text: str) -> None:
@@ -327,6 +330,7 @@ def test_example_replies_are_the_first_of_each_kind_source_first(page: Page) -> 
         ["en", "harmless", "en False 1", "−1", "concept -1.0 1"],
     ]
     assert [row[0] for row in found] == ["en"] * 6 + ["zh"] * 6
+    assert "asked.jsonl (SHA-256 cdcdcdcdcdcd)" in page.texts
 
 
 def test_settings_have_a_row_a_model_where_its_concepts_agree(page: Page) -> None:
