@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from repe.control.experiment import ControlExperiment
+from repe.control.experiment import UNCHANGED_PROMPTS, ControlExperiment
 from repe.control.generation import (
     PromptBatch,
     decode,
@@ -85,7 +85,8 @@ class Tuner:
         self.decoding = replace(self.experiment.settings.decoding, max_new_tokens=tokens)
         self.batches = prompt_batches(self.model, self.prompts, tokens)
         self.harmless = prompt_batches(self.model, harmless, 1)
-        self.read = cache(lambda batch: read_prompts(self.model, self.batches[batch].tokens))
+        # The unsteered model reads each batch once.
+        self.read = cache(lambda number: read_prompts(self.model, self.batches[number].tokens))
         self.path = self.experiment.folder / "tune.jsonl"
         record = {**self.experiment.file.settings, "layers": None, "ids": [prompt.id for prompt in self.prompts]}
         self.digest = hashlib.sha256(json.dumps([record, tokens], sort_keys=True).encode()).hexdigest()[:16]
@@ -166,10 +167,13 @@ class Tuner:
 
     def _replies(self, steps: dict[int, torch.Tensor]) -> dict[str, float]:
         """Mean concept score, loss and repetition of the replies."""
+        unchanged = not steps or self.experiment.settings.scope in UNCHANGED_PROMPTS
         scores, losses, repeated = [], [], []
         for number, batch in enumerate(self.batches):
             with self._steered(steps, batch):
-                replies = generate(self.model, batch.tokens, self.decoding)
+                replies = generate(
+                    self.model, batch.tokens, self.decoding, read=self.read(number) if unchanged else None
+                )
             losses += [loss for loss in reply_losses(self.model, self.read(number), replies) if loss is not None]
             repeated += [repetition(reply) for reply in replies]
             texts = [

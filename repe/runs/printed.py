@@ -275,3 +275,26 @@ def control(table: pd.DataFrame) -> str:
     shown = table[table["baseline"].isin(["none", "concept", "random"])]
     known = [name for name in CONTROL if shown[name].notna().any()]
     return shown[known].round(2).to_string(index=False, na_rep="")
+
+
+def effects(table: pd.DataFrame) -> list[str]:
+    """How far the vector moves each target language, beside random directions: a line for each measure.
+
+    Args:
+        table: from `repe.control.measures.source_effects`, of one source.
+    """
+    lines = []
+    for (target, measure), rows in table.groupby(["target", "measure"], sort=False) if len(table) else ():
+        for row in rows[rows["baseline"] == "concept"].itertuples():
+            parts = "" if pd.isna(row.below) else f" ({row.below:z.2f} below 0, {row.above:z.2f} above)"
+            line = f"{target} {measure} from strength {row.low:g} to {row.high:g}: " + with_interval(
+                row.effect, row.effect_low, row.effect_high
+            )
+            damage = "" if pd.isna(row.perplexity) else f", perplexity at most {row.perplexity:.2f} times"
+            drawn = rows[rows["baseline"] == "random"]["effect"]
+            least, most = drawn.min(), drawn.max()
+            floor = (
+                f"; {len(drawn)} random: mean {drawn.mean():z.2f}, {least:z.2f} to {most:z.2f}" if len(drawn) else ""
+            )
+            lines.append(line + parts + damage + floor)
+    return lines

@@ -74,7 +74,7 @@ def test_replies_have_a_fixed_order_and_the_documented_fields(control: Run, tmp_
     ]
     assert [(row["baseline"], row["draw"], row["strength"], row["lang"], row["id"]) for row in rows] == expected
     assert {path.name for path in folder_of(tmp_path).iterdir() if path.name[0] != "."} == {
-        *("generations.jsonl", "settings.json", "control.csv", "control_side_effects.csv"),
+        *("generations.jsonl", "settings.json", "control.csv", "control_effects.csv", "control_side_effects.csv"),
         *(f"figure_control{part}.{kind}" for part in ("", "_score") for kind in ("png", "pdf")),
     }
     table = pd.read_csv(folder_of(tmp_path) / "control.csv")
