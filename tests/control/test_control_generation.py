@@ -320,6 +320,9 @@ def test_tuning_runs_the_rest_of_the_prompts_with_the_choice(
     trials = (folder / "tune.jsonl").read_bytes()
     assert control(*chosen).status == 0
     assert (folder / "tune.jsonl").read_bytes() == trials
+    # Steering replies only leaves the first token as it is, so the divergence is that of the second.
+    assert control(*chosen, "--scope", "generated").status == 0
+    assert pd.read_csv(folder / "tune.csv")["kl"].min() > 0
 
 
 def test_an_overwrite_that_fails_leaves_the_existing_file_intact(control: Run, tmp_path: Path) -> None:
