@@ -285,16 +285,16 @@ def effects(table: pd.DataFrame) -> list[str]:
     """
     lines = []
     for (target, measure), rows in table.groupby(["target", "measure"], sort=False) if len(table) else ():
-        for row in rows[rows["baseline"] == "concept"].itertuples():
-            parts = "" if pd.isna(row.below) else f" ({row.below:z.2f} below 0, {row.above:z.2f} above)"
-            line = f"{target} {measure} from strength {row.low:g} to {row.high:g}: " + with_interval(
-                row.effect, row.effect_low, row.effect_high
-            )
-            damage = "" if pd.isna(row.perplexity) else f", perplexity at most {row.perplexity:.2f} times"
+        for row in rows[rows["baseline"] == "concept"].to_dict("records"):
+            line = f"{target} {measure} from strength {row['low']:g} to {row['high']:g}: "
+            line += with_interval(row["effect"], row["effect_low"], row["effect_high"])
+            if pd.notna(row["below"]):
+                line += f" ({row['below']:z.2f} below 0, {row['above']:z.2f} above)"
+            if pd.notna(row["perplexity"]):
+                line += f", perplexity at most {row['perplexity']:.2f} times"
             drawn = rows[rows["baseline"] == "random"]["effect"]
-            least, most = drawn.min(), drawn.max()
-            floor = (
-                f"; {len(drawn)} random: mean {drawn.mean():z.2f}, {least:z.2f} to {most:z.2f}" if len(drawn) else ""
-            )
-            lines.append(line + parts + damage + floor)
+            if len(drawn):
+                least, most = drawn.min(), drawn.max()
+                line += f"; {len(drawn)} random: mean {drawn.mean():z.2f}, {least:z.2f} to {most:z.2f}"
+            lines.append(line)
     return lines
