@@ -279,3 +279,26 @@ def control(table: pd.DataFrame) -> str:
     shown = table[table["baseline"].isin(["none", "concept", "random"])]
     known = [name for name in CONTROL if shown[name].notna().any()]
     return shown[known].round(2).to_string(index=False, na_rep="")
+
+
+def effects(table: pd.DataFrame) -> list[str]:
+    """How far the vector moves each target language, beside random directions: a line for each measure.
+
+    Args:
+        table: from `repe.control.measures.source_effects`, of one source.
+    """
+    lines = []
+    for (target, measure), rows in table.groupby(["target", "measure"], sort=False) if len(table) else ():
+        for row in rows[rows["baseline"] == "concept"].to_dict("records"):
+            line = f"{target} {measure} from strength {row['low']:g} to {row['high']:g}: "
+            line += with_interval(row["effect"], row["effect_low"], row["effect_high"])
+            if pd.notna(row["below"]):
+                line += f" ({row['below']:z.2f} below 0, {row['above']:z.2f} above)"
+            if pd.notna(row["perplexity"]):
+                line += f", perplexity at most {row['perplexity']:.2f} times"
+            drawn = rows[rows["baseline"] == "random"]["effect"]
+            if len(drawn):
+                least, most = drawn.min(), drawn.max()
+                line += f"; {len(drawn)} random: mean {drawn.mean():z.2f}, {least:z.2f} to {most:z.2f}"
+            lines.append(line)
+    return lines

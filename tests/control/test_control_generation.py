@@ -74,7 +74,7 @@ def test_replies_have_a_fixed_order_and_the_documented_fields(control: Run, tmp_
     ]
     assert [(row["baseline"], row["draw"], row["strength"], row["lang"], row["id"]) for row in rows] == expected
     assert {path.name for path in folder_of(tmp_path).iterdir() if path.name[0] != "."} == {
-        *("generations.jsonl", "settings.json", "control.csv", "control_side_effects.csv"),
+        *("generations.jsonl", "settings.json", "control.csv", "control_effects.csv", "control_side_effects.csv"),
         *(f"figure_control{part}.{kind}" for part in ("", "_score") for kind in ("png", "pdf")),
     }
     table = pd.read_csv(folder_of(tmp_path) / "control.csv")
@@ -322,6 +322,9 @@ def test_tuning_runs_the_rest_of_the_prompts_with_the_choice(
     trials = (folder / "tune.jsonl").read_bytes()
     assert control(*chosen).status == 0
     assert (folder / "tune.jsonl").read_bytes() == trials
+    # Steering replies only leaves the first token as it is, so the divergence is that of the second.
+    assert control(*chosen, "--scope", "generated").status == 0
+    assert pd.read_csv(folder / "tune.csv")["kl"].min() > 0
 
 
 def test_an_overwrite_that_fails_leaves_the_existing_file_intact(control: Run, tmp_path: Path) -> None:
