@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from repe.errors import UserError
-from repe.files import open_regular
+from repe.files import read_regular
 
 # Larger than in any model: a config that says more would take hours or all memory before its weights are read.
 LARGEST = {
@@ -39,16 +39,18 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     check_names([config.get("transformers_weights")], path)
 
 
-def check_index(folder: Path) -> None:
-    """Refuse a list of weight files that names files outside of the folder, or in folders below it.
+def check_files(folder: Path) -> None:
+    """Refuse a model's folder with pipes or devices in it, or with a list of weight files that leads to other folders.
 
     Raises:
-        UserError: it does, or it cannot be read.
+        UserError: it has such files, or the list cannot be read.
     """
+    for path in folder.iterdir():
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path} is not a regular file: download the model again")
     for path in (folder / name for name in INDEXES if (folder / name).exists()):
         try:
-            with open_regular(path) as file:
-                names = {*json.load(file)["weight_map"].values()}
+            names = {*json.loads(read_regular(path))["weight_map"].values()}
         except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
             raise UserError(f"{path} cannot be read ({error!r:.100}): download it again") from error
         check_names(names, path)
