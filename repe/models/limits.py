@@ -5,7 +5,7 @@ import os
 import select
 import signal
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ LARGEST = {
 }
 ATTENTIONS = (None, "eager", "sdpa")
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+# Weights in a byte of the files (GGUF has types of 1.6 bits), and in any model.
+MOST_PER_BYTE, FEW = 8, 10_000_000
 # Seconds and further bytes that a chat template may take.
 SECONDS, MEMORY = 5.0, 1 << 29
 
@@ -37,6 +39,26 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
             if isinstance(value, int) and value > largest:
                 raise UserError(f"{path}: {name} is {value}, more than in any model: download the config again")
     check_names([config.get("transformers_weights")], path)
+
+
+def check_size(described: int, weights: Sequence[Path], path: Path) -> None:
+    """Refuse a config of many more weights than the files can hold: those that are missing would be drawn at random.
+
+    Args:
+        described: number of weights of the model.
+        weights: the files of weights. Without any, random weights have to fit into memory.
+        path: of the config, for the message.
+
+    Raises:
+        UserError: it describes too many.
+    """
+    there = sum(one.stat().st_size for one in weights)
+    most = MOST_PER_BYTE * there + FEW
+    if not weights:
+        most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    if described > most:
+        files = f"weight files of {there} bytes" if weights else "the memory of this machine"
+        raise UserError(f"{path} describes {described:.2g} weights, too many for {files}: download it again")
 
 
 def check_files(folder: Path) -> None:

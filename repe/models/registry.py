@@ -154,7 +154,7 @@ def resolve_template(template: str, tokenizer: Any) -> Template:
         return Template(check_template(template), special_tokens=True)
     if not getattr(tokenizer, "chat_template", None):
         return Template(PLAIN, special_tokens=True)
-    named = f"the chat template of {getattr(tokenizer, 'name_or_path', '') or 'the tokenizer'}"
+    named = f"the tokenizer's chat template in {tokenizer.name_or_path}".removesuffix(" in ")
     try:
         text = _rendered(tokenizer, [{"role": "user", "content": PLACE}])
     except (OSError, ValueError) as error:

@@ -15,7 +15,7 @@ from torch import nn
 from repe.errors import UserError
 from repe.files import open_regular
 from repe.models import hub
-from repe.models.limits import check_config, pinned_attention
+from repe.models.limits import check_config, check_size, pinned_attention
 from repe.models.model import Model, find_blocks
 from repe.models.registry import AUTO, Template, check_template, resolve_template, untrained_suffix
 from repe.vectors.hidden_states import ROUNDING, last_token_states, relative_difference, tokenize
@@ -238,6 +238,7 @@ class ModelSource:
             from repe.models.qwen1.weights import load_model as load_qwen1  # only for this one format
 
             return load_qwen1(self.folder.path, dtype=self.dtype, device_map=where, trunk_only=not with_head)
+        self._config_of(kind)
         lm, info = kind.from_pretrained(
             self.folder.path,
             dtype=self.dtype,
@@ -257,19 +258,23 @@ class ModelSource:
         """The architecture with weights as they are before training, drawn on the CPU so that a seed gives the same."""
         if self.config.get("model_type") == QWEN1:
             raise UserError("--untrained is not available for first-generation Qwen: use another model")
-        options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
-        config = transformers.AutoConfig.from_pretrained(
-            self.folder.path,
-            local_files_only=True,
-            **options,
-            **pinned_attention(self.config),
-            **self.folder.options,
-        )
+        config = self._config_of(kind)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.untrained or 0)
-            lm = kind.from_config(config, dtype=torch.float32, **options)
+            lm = kind.from_config(config, dtype=torch.float32, trust_remote_code=self.trust_remote_code)
         device = torch.device("cuda", 0) if self.device == torch.device("cuda") else self.device
         return lm.to(device=device, dtype=self.dtype)
+
+    def _config_of(self, kind: Any) -> Any:
+        """Transformers' config, of a model that the files can hold."""
+        code = {"trust_remote_code": self.trust_remote_code}
+        options = {"local_files_only": True, **code, **pinned_attention(self.config), **self.folder.options}
+        config = transformers.AutoConfig.from_pretrained(self.folder.path, **options)
+        with torch.device("meta"):
+            described = sum(one.numel() for one in kind.from_config(config, **code).parameters())
+        path = self.folder.path / self.folder.options.get("gguf_file", "config.json")
+        check_size(described, self.folder.weights, path)
+        return config
 
     def _check_weights(self, trunk: nn.Module, info: dict[str, Any], with_head: bool) -> None:
         """Refuse a checkpoint that is not exactly the trunk; heads and poolers above it do not matter."""
