@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from repe.errors import UserError
+from repe.files import LARGEST as LARGEST_FILE
 from repe.files import read_regular
 
 # Larger than in any model: a config that says more would take hours or all memory before its weights are read.
 LARGEST = {
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 1_000),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 300),
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "num_attention_heads"), 100_000),
     **dict.fromkeys(("vocab_size", "padded_vocab_size", "intermediate_size"), 10_000_000),
 }
 ATTENTIONS = (None, "eager", "sdpa")
+READ_WHOLE = (".json", ".jinja", ".model", ".tiktoken", ".txt")
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 # Weights in a byte of the files (GGUF has types of 1.6 bits), and in any model.
 MOST_PER_BYTE, FEW = 8, 10_000_000
@@ -36,8 +38,8 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     for name, largest in LARGEST.items():
         for part in (config, *(value for value in config.values() if isinstance(value, dict))):
             value = part.get(name)
-            if isinstance(value, int) and value > largest:
-                raise UserError(f"{path}: {name} is {value}, more than in any model: download the config again")
+            if isinstance(value, int) and not 0 <= value <= largest:
+                raise UserError(f"{path}: {name} is {value}, not 0 to {largest}: download the config again")
     check_names([config.get("transformers_weights")], path)
 
 
@@ -62,7 +64,7 @@ def check_size(described: int, weights: Sequence[Path], path: Path) -> None:
 
 
 def check_files(folder: Path) -> None:
-    """Refuse a model's folder with pipes or devices in it, or with a list of weight files that leads to other folders.
+    """Refuse a folder with pipes, or very large files beside the weights, or a list of weights that leads elsewhere.
 
     Raises:
         UserError: it has such files, or the list cannot be read.
@@ -70,6 +72,8 @@ def check_files(folder: Path) -> None:
     for path in folder.iterdir():
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise UserError(f"{path} is not a regular file: download the model again")
+        if path.suffix in READ_WHOLE and path.exists() and path.stat().st_size > LARGEST_FILE:
+            raise UserError(f"{path} is larger than {LARGEST_FILE >> 20} MiB: download the model again")
     for path in (folder / name for name in INDEXES if (folder / name).exists()):
         try:
             names = {*json.loads(read_regular(path))["weight_map"].values()}

@@ -85,7 +85,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "a wide format": (template('{{ "%999999999d" % 1 }}{{ messages[0].content }}'), "tiny fails"),
     "a long text": (template('{{ "x" * 9999999999 }}{{ messages[0].content }}'), "tiny fails"),
     "a long number": (template("{{ 9 ** (9 ** 9) }}{{ messages[0].content }}"), "tiny fails"),
-    "a million layers": (config(num_hidden_layers=10**6), "config.json: num_hidden_layers is 1000000"),
+    "a million layers": (config(num_hidden_layers=10**6), "config.json: num_hidden_layers is 1000000, not 0 to 300"),
     "a million layers below": (config(text_config={"n_layer": 10**6}), "config.json: n_layer is 1000000"),
     "a wide state": (config(hidden_size=2**40), "config.json: hidden_size"),
     "weights outside": (outside, "model.safetensors.index.json names weights outside"),
