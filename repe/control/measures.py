@@ -195,7 +195,7 @@ def compared_settings(folder: Path) -> pd.DataFrame:
         with readable(path):
             raw = io.BytesIO(read_regular(path))
             part = pd.read_csv(raw, dtype={"target": str}, keep_default_na=False, na_values=[""])
-        values = {one: ",".join(map(str, np.atleast_1d(settings.get(one)))) for one in differing}
+        values = {one: ",".join(map(str, np.atleast_1d(settings.get(one, "None")))) for one in differing}
         for column, value in reversed({"settings": name, **values}.items()):
             # In `control.csv`, `prompts` is their number.
             part.insert(0, f"{column}_file" if column in part else column, value)

@@ -125,7 +125,9 @@ def _records(raw: bytes, suffix: str) -> list[tuple[int, Any]]:
 def _parsed(line: str) -> Any:
     try:
         return json.loads(line, object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError) as error:
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    except ValueError as error:  # equal keys, or a number that is too long
         return error
 
 

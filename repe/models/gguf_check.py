@@ -77,7 +77,7 @@ def parsed_once(parsed: dict[Path, Any]) -> Iterator[None]:
 def _with_plain_arrays(reader: Any) -> Any:
     import numpy as np
 
-    class Reader(reader):  # type: ignore[misc]
+    class Reader(reader):
         def _get(self, offset: int, dtype: Any, count: int = 1, override_order: str | None = None) -> Any:
             found = np.frombuffer(self.data, dtype, int(count), int(offset))
             order = override_order or self.byte_order

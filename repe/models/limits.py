@@ -40,20 +40,26 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
             value = part.get(name)
             if isinstance(value, int) and not 0 <= value <= largest:
                 raise UserError(f"{path}: {name} is {value}, not 0 to {largest}: download the config again")
-    check_names([config.get("transformers_weights")], path)
+    if "transformers_weights" in config:
+        check_names([config["transformers_weights"]], path)
 
 
-def check_size(described: int, weights: Sequence[Path], path: Path) -> None:
+def check_size(config: Any, make: Callable[[Any], Any], weights: Sequence[Path], path: Path) -> None:
     """Refuse a config of many more weights than the files can hold: those that are missing would be drawn at random.
 
     Args:
-        described: number of weights of the model.
+        config: of Transformers.
+        make: the model of a config.
         weights: the files of weights. Without any, random weights have to fit into memory.
         path: of the config, for the message.
 
     Raises:
         UserError: it describes too many.
     """
+    import torch
+
+    with torch.device("meta"):
+        described = sum(one.numel() for one in make(config).parameters())
     there = sum(one.stat().st_size for one in weights)
     most = MOST_PER_BYTE * there + FEW
     if not weights:
@@ -69,7 +75,7 @@ def check_files(folder: Path) -> None:
     Raises:
         UserError: it has such files, or the list cannot be read.
     """
-    for path in folder.iterdir():
+    for path in folder.glob("*"):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise UserError(f"{path} is not a regular file: download the model again")
         if path.suffix in READ_WHOLE and path.exists() and path.stat().st_size > LARGEST_FILE:

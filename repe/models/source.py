@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -232,49 +232,38 @@ class ModelSource:
         on_all = self.device.type == "cuda" and self.device.index is None
         where: Any = "auto" if on_all else {"": str(self.device)}
         kind = transformers.AutoModelForCausalLM if with_head else transformers.AutoModel
-        if self.untrained is not None:
-            return self._random_weights(kind)
         if self.config.get("model_type") == QWEN1:
+            if self.untrained is not None:
+                raise UserError("--untrained is not available for first-generation Qwen: use another model")
             from repe.models.qwen1.weights import load_model as load_qwen1  # only for this one format
 
             return load_qwen1(self.folder.path, dtype=self.dtype, device_map=where, trunk_only=not with_head)
-        self._config_of(kind)
+        code = {"trust_remote_code": self.trust_remote_code}
+        options = {"local_files_only": True, **code, **self.folder.options, **pinned_attention(self.config)}
+        config = transformers.AutoConfig.from_pretrained(self.folder.path, **options)
+        path = self.folder.path / self.folder.options.get("gguf_file", "config.json")
+        check_size(config, partial(kind.from_config, **code), self.folder.weights, path)
+        if self.untrained is not None:
+            return self._random_weights(kind, config)
         lm, info = kind.from_pretrained(
             self.folder.path,
             dtype=self.dtype,
             device_map=where,
-            trust_remote_code=self.trust_remote_code,
-            local_files_only=True,
             output_loading_info=True,
-            **pinned_attention(self.config),
             # Reported in `info` like what is missing, instead of an error that names no tensor.
             ignore_mismatched_sizes=True,
-            **self.folder.options,
+            **options,
         )
         self._check_weights(getattr(lm, "language_model", lm), info, with_head)
         return lm
 
-    def _random_weights(self, kind: Any) -> Any:
+    def _random_weights(self, kind: Any, config: Any) -> Any:
         """The architecture with weights as they are before training, drawn on the CPU so that a seed gives the same."""
-        if self.config.get("model_type") == QWEN1:
-            raise UserError("--untrained is not available for first-generation Qwen: use another model")
-        config = self._config_of(kind)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.untrained or 0)
             lm = kind.from_config(config, dtype=torch.float32, trust_remote_code=self.trust_remote_code)
         device = torch.device("cuda", 0) if self.device == torch.device("cuda") else self.device
         return lm.to(device=device, dtype=self.dtype)
-
-    def _config_of(self, kind: Any) -> Any:
-        """Transformers' config, of a model that the files can hold."""
-        code = {"trust_remote_code": self.trust_remote_code}
-        options = {"local_files_only": True, **code, **pinned_attention(self.config), **self.folder.options}
-        config = transformers.AutoConfig.from_pretrained(self.folder.path, **options)
-        with torch.device("meta"):
-            described = sum(one.numel() for one in kind.from_config(config, **code).parameters())
-        path = self.folder.path / self.folder.options.get("gguf_file", "config.json")
-        check_size(described, self.folder.weights, path)
-        return config
 
     def _check_weights(self, trunk: nn.Module, info: dict[str, Any], with_head: bool) -> None:
         """Refuse a checkpoint that is not exactly the trunk; heads and poolers above it do not matter."""

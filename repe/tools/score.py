@@ -70,6 +70,8 @@ def _row(line: str) -> dict[str, Any]:
     row = json.loads(line, object_pairs_hook=unique_keys)
     if not (isinstance(row, dict) and isinstance(row.get("reply"), str)):
         raise ValueError("'reply' must be text")
+    if not isinstance(row.get("lang"), str | None):
+        raise ValueError("'lang' must be text")
     if row.get("lang") and not is_plain_name(row["lang"]):
         raise ValueError(f"'lang' {row['lang']!r:.40} is not a valid name")
     as_json(row).encode()

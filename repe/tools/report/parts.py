@@ -20,6 +20,7 @@ from repe.plots.heat_maps import Colouring
 
 # Bytes of a file, and cells of a table. Tables of the paper's nine models have fewer than 15,000 cells.
 LARGEST, MOST_CELLS = 64 << 20, 200_000
+MOST_COLUMNS = 1000
 EXPANSION = 16
 EFFECTS = ["direct_effect", "split_effect"]
 DOTS = 1.8  # of a figure per pixel of the page; figures have 300 dots per inch
@@ -84,7 +85,7 @@ def read_table(path: Path, numbers: Sequence[str] = (), keys: Sequence[str] = ()
     def parse(path: Path) -> pd.DataFrame:
         _check_cells(path)
         frame = pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
-        for name in frame.columns.intersection(NAMES):
+        for name in frame.columns.intersection([*NAMES]):
             # Without a target, the source is where a row comes from, in words.
             if name == "source" and "target" not in frame:
                 continue
@@ -104,6 +105,8 @@ def read_table(path: Path, numbers: Sequence[str] = (), keys: Sequence[str] = ()
 def _check_cells(path: Path) -> None:
     """Refuse a table with too many cells before it is parsed, which takes much more memory than the file."""
     with path.open("rb") as file:
+        if file.readline(LARGEST).count(b",") > MOST_COLUMNS:
+            raise ValueError(f"it has more than {MOST_COLUMNS} columns")
         separators = sum(part.count(b",") + part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b""))
     if separators > EXPANSION * MOST_CELLS:
         raise ValueError(f"it has more than {MOST_CELLS} cells")
