@@ -130,7 +130,7 @@ def read_pairs(path: str | Path, concept: str | None = None) -> list[Pair]:
 def _parse(path: Path) -> dict[str, dict[str, Any]]:
     try:
         # A byte order mark, which some editors write, is not part of the text.
-        groups = json.loads(read_regular(path).decode("utf-8-sig"), object_pairs_hook=_unique_keys)
+        groups = json.loads(read_regular(path).decode("utf-8-sig"), object_pairs_hook=unique_keys)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; {_alternatives(path)}") from None
     except OSError as error:
@@ -160,8 +160,12 @@ def _alternatives(path: Path) -> str:
         return str(error)
 
 
-def _unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; json.loads alone would silently keep the last of two equal keys."""
+def unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, for `object_pairs_hook`; json.loads alone would silently keep the last of two equal keys.
+
+    Raises:
+        ValueError: two keys are equal.
+    """
     unique = dict(items)
     if len(unique) < len(items):
         repeated = Counter(name for name, _ in items).most_common(1)[0][0]

@@ -1,5 +1,6 @@
 """Measure replies, with confidence intervals: refusal, language, perplexity, repetition and so on (Section 5)."""
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -10,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from repe.control.replies import UNKNOWN, Judgement, judge, language_of
-from repe.control.reply_file import CHOICES, Row
+from repe.control.reply_file import CHOICES, Row, read_settings, readable
 from repe.control.scores import OWN
+from repe.files import read_regular
 from repe.uncertainty.bootstrap import bounds, weights
 
 RATES = ("refusal_rate", "following_rate", "target_language_rate", "perplexity", "repetition", "empty_rate")
@@ -202,13 +204,15 @@ def compared_settings(folder: Path) -> pd.DataFrame:
         (the name of the prompts' file and the start of its digest as prompts_file), and the columns of `control.csv`.
     """
     paths = [path for path in (folder / "control.csv", *sorted(folder.glob("*/control.csv"))) if path.exists()]
-    known = [json.loads((path.parent / "settings.json").read_text(encoding="utf-8")) for path in paths]
+    known = [read_settings(path.with_name("settings.json")) for path in paths]
     differing = [name for name in CHOICES if len({json.dumps(one.get(name)) for one in known}) > 1]
     parts = []
     for path, settings in zip(paths, known, strict=True):
         name = "first" if path.parent == folder else path.parent.name
-        part = pd.read_csv(path, dtype={"target": str}, keep_default_na=False, na_values=[""])
-        values = {one: ",".join(map(str, np.atleast_1d(settings.get(one)))) for one in differing}
+        with readable(path):
+            raw = io.BytesIO(read_regular(path))
+            part = pd.read_csv(raw, dtype={"target": str}, keep_default_na=False, na_values=[""])
+        values = {one: ",".join(map(str, np.atleast_1d(settings.get(one, "None")))) for one in differing}
         if "prompts" in values:
             values["prompts"] = f"{settings.get('prompts_name', '')} {values['prompts'][:8]}".strip()
         for column, value in reversed({"settings": name, **values}.items()):

@@ -33,11 +33,13 @@ from repe.control.generation import (
 )
 from repe.control.prompts import Prompt
 from repe.control.replies import repetition
+from repe.control.reply_file import readable
 from repe.control.scores import concept_scores
 from repe.control.settings import Condition
 from repe.control.steering import parse_layers, steered
 from repe.data import item_position
 from repe.errors import UserError
+from repe.files import numbered_lines, read_regular
 from repe.models.model import Model
 
 RANGES = ("0.2:0.35", "0.25:0.45", "0.3:0.6", "0.4:0.6", "0.5:0.7")
@@ -92,10 +94,17 @@ class Tuner:
         self.path = self.experiment.folder / "tune.jsonl"
         record = {**self.experiment.file.settings, "layers": None, "ids": [prompt.id for prompt in self.prompts]}
         self.digest = hashlib.sha256(json.dumps([record, tokens], sort_keys=True).encode()).hexdigest()[:16]
-        for line in self.path.read_text().splitlines() if self.path.exists() else ():
-            row = json.loads(line)
-            if row["run"] == self.digest:
-                self.rows.setdefault(row["key"], {}).update(row["measures"])
+        if self.path.exists():
+            self._read_trials()
+
+    def _read_trials(self) -> None:
+        """Take over what an interrupted run has measured."""
+        with readable(self.path):
+            for _, line in numbered_lines(read_regular(self.path)):
+                row = json.loads(line)
+                if row["run"] == self.digest:
+                    measures = {str(name): float(value) for name, value in row["measures"].items()}
+                    self.rows.setdefault(str(row["key"]), {}).update(measures)
 
     def choose(self) -> pd.DataFrame:
         """Try all settings.

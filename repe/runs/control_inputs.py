@@ -16,6 +16,7 @@ from repe.control.scores import OWN, Reader
 from repe.control.settings import ControlSettings
 from repe.control.steering import parse_layers
 from repe.errors import UserError, printable
+from repe.files import read_regular
 from repe.models.source import ModelSource
 from repe.results.result_file import SETTINGS, Kind
 from repe.results.vector_file import VectorFile
@@ -126,7 +127,7 @@ def read_instructions(path: Path, concept: str, languages: Sequence[str]) -> dic
         UserError: the file is not valid, or has none of the concept in a language.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(path))
         found = {language: content.get(concept, {}).get(language, {}) for language in languages}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not a valid file of instructions ({error}): see {INSTRUCTIONS}") from error

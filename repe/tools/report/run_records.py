@@ -25,6 +25,7 @@ STEERING = (
     *("temperature", "top_p", "num_beams", "prompts"),
 )
 EXAMPLE_LANGUAGES = 4
+EXAMPLE_FIELDS = ("id", "lang", "harmful", "strength", "baseline", "prompt", "reply")
 
 
 def settings(res_dir: Path, models: Sequence[str]) -> list[Item]:
@@ -136,7 +137,9 @@ def _examples(path: Path, source: str) -> pd.DataFrame:
     """Replies to the first harmful and harmless prompt of some languages, at -max, 0 and +max strength."""
     # splitlines would also split at characters that are valid in a reply, such as U+2028.
     lines = path.read_bytes().decode().removesuffix("\n").split("\n")
-    rows = pd.DataFrame([json.loads(line) for line in lines])
+    found = [json.loads(line) for line in lines]
+    # Other fields are left out here: a table has a cell for each field of each line.
+    rows = pd.DataFrame([{name: row[name] for name in EXAMPLE_FIELDS} for row in found])
     rows = rows[rows["baseline"].isin(["none", "concept"])].rename(columns={"lang": "language"})
     rows["request"] = rows["harmful"].map({True: "harmful", False: "harmless"}).fillna("")
     ends = rows["strength"].isin([rows["strength"].min(), 0, rows["strength"].max()])
