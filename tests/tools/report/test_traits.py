@@ -21,7 +21,7 @@ from repe.uncertainty.bootstrap import accuracy_draws
 
 Script = Callable[..., Ended]
 TOOL = "repe.tools.report.traits"
-MODELS = ["llama2-chat-7B", "qwen-chat-1B8", "bloomz-560M"]
+MODELS = ["llama2-chat-7B", "qwen-chat-1B8", "bloomz-560M", "bloomz-1B7"]
 SHARES = ("model", "language", "percent", "source")
 
 
@@ -92,7 +92,10 @@ def test_every_number_follows_from_the_golden_tables(
         for trait, value in recomputed(model, expected, known.to_dict()).items():
             assert found.value[trait, model] == pytest.approx(value, abs=1e-9, nan_ok=True), (trait, model)
             checked += 1
-    assert len(found) == checked == len(MODELS) * 17
+    means = [found.value["accuracy", model] for model in ("bloomz-560M", "bloomz-1B7")]
+    slope = (means[1] - means[0]) / np.log2(1.7 / 0.56)
+    assert found.value["accuracy_size_slope", "bloomz-*"] == pytest.approx(slope, abs=1e-9)
+    assert len(found) == checked + 1 == len(MODELS) * 17 + 1
     # English has no other high-resource language, and the shares of Qwen are not published.
     empty = found.value[found.value.isna()].index
     assert {*empty} == {("similarity_high", "llama2-chat-7B"), ("accuracy_share_slope", "qwen-chat-1B8")}
