@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from demo.commands import ROOT, run, side_by_side
 from demo.real_models import CONVERTERS, model_folder
 from repe.errors import UserError
+from repe.paper import CONCEPTS
 
 RESULTS = "demo/res"
 DATA = "demo/probes/data"
@@ -43,10 +44,12 @@ class Size(NamedTuple):
     """Those of the encoder's."""
     prompts: int
     """Harmful and harmless prompts in each language."""
+    compare_floors: bool
+    """Whether the twins have all languages, so that all figures can show them too."""
 
 
-QUICK = Size(("--lang", "en", "es"), ("--lang", "en"), ("--lang", "en", "sw"), 4)
-FULL = Size(("--lang", "en", "es", "fr"), ("--lang", "en", "es", "fr"), (), 12)
+QUICK = Size(("--lang", "en", "es"), ("--lang", "en"), ("--lang", "en", "sw"), 4, False)
+FULL = Size(("--lang", "en", "es", "fr"), ("--lang", "en", "es", "fr"), (), 12, True)
 # The first prompts of the probe set: harmful and harmless ones, in each language.
 PROMPTS, PROMPT_LANGUAGES = f"{RESULTS}/prompts.jsonl", ("en", "es")
 CONTROL = (
@@ -99,11 +102,12 @@ def write_prompts(path: Path, count: int) -> None:
     path.write_text("".join(f"{line}\n" for line in chosen), encoding="utf-8")
 
 
-def compare(model: str, folder: str) -> None:
-    """Figures and tables of a model and its untrained twin."""
+def compare(model: str, folder: str, size: Size) -> None:
+    """Figures and tables of a model, and of its untrained twin where that has all languages."""
     where = ("--res-dir", RESULTS, "--out-dir", f"{RESULTS}/{folder}", "--split-by", "item")
     run("recognize_concept.py", *where, "--cross-model", model, "--bootstrap", "--floors", "--data-dir", DATA)
-    compared = (*where, "--cross-model", f"{model},{model}-untrained", *HIGH_RESOURCE[model])
+    models = (model, f"{model}-untrained") if size.compare_floors else (model,)
+    compared = (*where, "--cross-model", *models, *HIGH_RESOURCE[model])
     run("consistency_analysis.py", *compared, "--permutations")
     run("transferability_analysis.py", *compared, "--bootstrap")
     run("-m", "repe", "traits", *compared)
@@ -120,17 +124,18 @@ def main() -> None:
     for name in CONVERTERS:
         model_folder(name)
     states = ("--cache-states", f"{RESULTS}/states")
-    # The longest first. One process for each core.
+    # One process for each core, the longest first; the encoder's concepts are two halves of the work.
     side_by_side(
         [
-            partial(recognize, ENCODER, *states),
+            partial(recognize, ENCODER, "--concept", *CONCEPTS[:4], *states),
             partial(control, size),
+            partial(recognize, ENCODER, "--concept", *CONCEPTS[4:], *states),
             partial(floors, ENCODER, *size.encoder_floor),
             partial(floors, CHAT, *size.chat_floor, *CHAT_CONCEPTS),
         ]
     )
     # The two models know different languages, so each has figures and tables of its own.
-    side_by_side([partial(compare, ENCODER, "cross_model"), partial(compare, CHAT, "cross_model_chat")])
+    side_by_side([partial(compare, ENCODER, "cross_model", size), partial(compare, CHAT, "cross_model_chat", size)])
     run("-m", "repe", "report", "--res-dir", RESULTS)
     print("\nOpen these first:")
     print(*(f"  {RESULTS}/{figure}" for figure in FIGURES), sep="\n")

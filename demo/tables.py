@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Put the tables of demo/README.md between its markers, from the CSV files in demo/tables.
+"""Put the tables of demo/README.md and demo/probes/README.md between their markers, from the CSV files in demo/tables.
 
 python demo/tables.py           write the tables
 python demo/tables.py --copy    first copy the CSV files and figures from demo/res, where `make demo-full` wrote them
@@ -15,7 +15,7 @@ import pandas as pd
 
 DEMO = Path(__file__).parent
 TABLES = DEMO / "tables"
-README = DEMO / "README.md"
+PAGES = (DEMO / "README.md", DEMO / "probes/README.md")
 # Where `make demo-full` writes the files, below demo/res.
 SOURCES = {
     "encoder_floors.csv": "cross_model/floors.csv",
@@ -157,9 +157,29 @@ def questions() -> str:
     return markdown(["section", "number", *(model.removesuffix("-item") for model in models)], rows)
 
 
-BLOCKS: dict[str, Callable[[], str]] = {
-    one.__name__: one for one in (recognition, by_concept, nearest, linguistic, transfer, chat, control, questions)
-}
+def encoder_cells() -> str:
+    """The encoder's accuracy in each concept and language, beside random weights and character n-grams."""
+    return cells("encoder_floors.csv")
+
+
+def chat_cells() -> str:
+    """The same of SmolLM2."""
+    return cells("chat_floors.csv")
+
+
+def cells(name: str) -> str:
+    """A row a language, a column a concept: accuracy (untrained, text)."""
+    table = read(name).set_index(["language", "concept"])
+    concepts = list(dict.fromkeys(table.index.get_level_values("concept")))
+    rows = []
+    for language in dict.fromkeys(table.index.get_level_values("language")):
+        found = [table.loc[(language, concept)] for concept in concepts]
+        rows.append((language, *(f"{cell(one.accuracy)} ({cell(one.untrained)}, {cell(one.text)})" for one in found)))
+    return markdown(["language", *concepts], rows)
+
+
+_ALL = (recognition, by_concept, nearest, linguistic, transfer, chat, control, questions, encoder_cells, chat_cells)
+BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _ALL}
 
 
 def cell(value: float) -> str:
@@ -186,11 +206,13 @@ def main() -> None:
         TABLES.mkdir(exist_ok=True)
         for name, source in SOURCES.items():
             shutil.copyfile(DEMO / "res" / source, TABLES / name)
-    text = README.read_text(encoding="utf-8")
+    written = {path: path.read_text(encoding="utf-8") for path in PAGES}
     for name, block in BLOCKS.items():
-        text, found = re.subn(f"(<!-- {name} -->).*?(<!-- /{name} -->)", rf"\1\n{block()}\n\2", text, flags=re.DOTALL)
-        assert found == 1, name
-    README.write_text(text, encoding="utf-8")
+        pattern = re.compile(f"(<!-- {name} -->).*?(<!-- /{name} -->)", flags=re.DOTALL)
+        (page,) = (path for path, text in written.items() if pattern.search(text))
+        written[page] = pattern.sub(rf"\1\n{block()}\n\2", written[page])
+    for path, text in written.items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

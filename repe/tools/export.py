@@ -100,25 +100,27 @@ def main(args: argparse.Namespace) -> None:
             strength = 1.0 if args.strength is None else args.strength
             written.append(vector_formats.write_lm_eval(vectors, out_dir, hints[vectors.name], args.layer, strength))
     options.print_written(written)
-    for vectors in exported:
-        print(scale_of(vectors))
+    print_scales(exported)
 
 
-def scale_of(vectors: "ExportedVectors") -> str:
-    """Which scale makes the unit vectors one class distance long, in the layers that control steers by default."""
+def print_scales(exported: "Sequence[ExportedVectors]") -> None:
+    """Print which scale makes unit vectors one class distance long, in the layers that control steers by default."""
     from repe.constants import LAYERS
     from repe.control.steering import parse_layers
+    from repe.runs.printed import aligned
 
-    if "class_distance" not in vectors.record:
-        return f"{vectors.name}: unit vectors, which have no class distance; try several scales"
-    distances = json.loads(vectors.record["class_distance"])
-    layers = parse_layers(LAYERS, len(distances))
-    middle = statistics.median(distances[layer - 1] for layer in layers)
-    return (
-        f"{vectors.name}: strength 1 of control_generation.py is a scale of {middle:.3g} (median class distance of "
-        f"layers {layers[0]} to {layers[-1]}; class_distance in the metadata has every layer's); in llama.cpp "
-        f"--control-vector-scaled FILE {middle:.3g} --control-vector-layer-range {layers[0] - 1} {layers[-1] - 1}"
-    )
+    rows = []
+    for vectors in exported:
+        if "class_distance" not in vectors.record:
+            print("scale: these vectors have no class distance; try several")
+            return
+        distances = json.loads(vectors.record["class_distance"])
+        layers = parse_layers(LAYERS, len(distances))
+        median = statistics.median(distances[layer - 1] for layer in layers)
+        rows.append((f"  {vectors.name}", f"{median:.3g}", f"layers {layers[0]} to {layers[-1]}"))
+    print("scale of strength 1 (median class distance; class_distance in the metadata has every layer's):")
+    print(aligned(rows))
+    print("in llama.cpp: --control-vector-scaled FILE SCALE --control-vector-layer-range FIRST-1 LAST-1")
 
 
 def open_files(

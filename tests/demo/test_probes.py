@@ -124,3 +124,17 @@ def test_the_table_has_the_texts_of_the_files() -> None:
         assert [*rows["item"]] == [*found]
         assert [*rows["positive"]] == [sample["pos"] for sample in found.values()]
         assert [*rows["negative"]] == [sample["neg"] for sample in found.values()]
+
+
+def test_a_tenth_of_every_translation_is_translated_back() -> None:
+    table = pd.read_csv(PROBES / "back_translation.csv", keep_default_na=False)
+    assert set(table.verdict) <= {"same", "shade", "different"}
+    page = (PROBES / "README.md").read_text(encoding="utf-8")
+    for (language, concept), rows in table.groupby(["language", "concept"]):
+        texts = samples(PROBES / f"data/{concept}/{concept}_{language}.json")
+        assert rows.item.nunique() == 10
+        assert all(row.field in texts[row.item] for row in rows.itertuples())
+    assert set(table.language) == {*READ} - {"en"}
+    differing = table[table.verdict != "same"].groupby("language").size().reindex(READ)
+    cells = ["" if pd.isna(count) else f"{count:.0f}" for count in differing]
+    assert f"| not the same, of 160 | {' | '.join(cells)} |" in page

@@ -233,9 +233,7 @@ def other_files(frames: Frames, out_dir: Path) -> list[Item]:
     names = sorted(stem for stem in stems if stem not in arranged and not stem.startswith(by_model))
     other = [Item(*_title(name, "figure"), images(out_dir, name)) for name in names]
     return other + [
-        Item(*_title(name, "table"), tables={f"{name}.csv": frame})
-        for name, frame in frames.items()
-        if name not in arranged
+        Item(*_title(name, "table"), tables={name: frame}) for name, frame in frames.items() if name not in arranged
     ]
 
 
@@ -246,4 +244,4 @@ def _title(name: str, kind: str) -> tuple[str, str]:
     for known, title in TITLES.items():
         if selection := name.removeprefix(known).strip("_") if name.startswith(known) else "":
             return f"{title}, layers by {selection}", CAPTIONS.get(known, "") or SELECTED
-    return name.replace("_", " "), f"A {kind} in this folder that is not from the paper."
+    return f"{name}.{'png' if kind == 'figure' else 'csv'}", f"Another {kind} in this folder."
