@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from repe.paper import DISTANCES, Family
 from repe.plots.figures import model_looks
@@ -55,8 +56,10 @@ def trait_panels(table: pd.DataFrame, families: Mapping[str, Family]) -> Figure:
         axes.set_title(title, fontsize=SMALL)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         if len(traits) > 1:
-            legend = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "fontsize": SMALL, "handletextpad": 0.1}
-            axes.legend(ncols=2, columnspacing=0.6, borderpad=0, **legend)
+            # Below the numbers of the axis, however low the panel is.
+            below = axes.transAxes + ScaledTranslation(0, -1.2 * LINE, figure.dpi_scale_trans)
+            legend = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below, "fontsize": SMALL}
+            axes.legend(ncols=2, columnspacing=0.6, borderpad=0, handletextpad=0.1, **legend)
     for axes in grid[:, 0]:
         axes.set_yticks(range(len(families)), [wrapped(model, 20 * LETTER) for model in families])
         axes.set_ylim(len(families) - 0.5, -0.5)  # the first model on top
