@@ -5,7 +5,8 @@
 * SmolLM2-135M-Instruct, a chat model that reads mostly English: stages 1 to 5, three concepts in English and Spanish.
 
 Both also run with random weights (`--untrained`), as a floor of accuracy, in a few of these languages. With --full they
-do so in all, SmolLM2 also reads French, and there are more prompts: these are the results in demo/README.md. The text
+do so in all, SmolLM2 also reads French, there are more prompts, and the encoder's vectors are tried with damaged text
+and after learned maps: these are the results in demo/README.md. The text
 is the probe set in demo/probes, split by item, so that no item is both trained on and tested. Results go to demo/res;
 existing results are kept.
 """
@@ -59,6 +60,8 @@ CONTROL = (
 # What their model cards say of the training data: SmolLM2's is primarily English; of the encoder's labelled data,
 # English and Chinese alone have data sets of their own. Neither card names shares.
 HIGH_RESOURCE = {CHAT: ("--high-resource", "en"), ENCODER: ("--high-resource", "en", "zh")}
+# Languages whose text is damaged and between which maps are learned, of four families: more would take long.
+FEW = ("--lang", "en", "zh", "ta", "sw")
 FIGURES = (
     "cross_model/figure7_similarity_all.png",
     f"cross_model/floors_{ENCODER}-item.png",
@@ -113,12 +116,22 @@ def compare(model: str, folder: str, size: Size) -> None:
     run("-m", "repe", "traits", *compared)
 
 
+def damage_and_map() -> None:
+    """The encoder's vectors of damaged text, and after learned maps between languages. Each item is tested once."""
+    data = ("--data-dir", DATA, "--res-dir", RESULTS, "--folds", "5", "--cache-states", f"{RESULTS}/states", *FEW)
+    model, out = ("--model-path", f"demo/models/real/{ENCODER}"), ("--out-dir", f"{RESULTS}/cross_model_folds")
+    for script in ("collect_vector.py", "recognize_concept.py"):
+        run(script, *model, *data)
+    learned = ("transferability_analysis.py", *data, *out, "--cross-model", ENCODER)
+    side_by_side([partial(run, "-m", "repe", "noise", *model, *data, *out), partial(run, *learned)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--full",
         action="store_true",
-        help="random weights in all languages, SmolLM2 also in French, 48 prompts instead of 16",
+        help="random weights in all languages, SmolLM2 also in French, 48 prompts, damaged text and learned maps",
     )
     size = FULL if parser.parse_args().full else QUICK
     for name in CONVERTERS:
@@ -136,6 +149,8 @@ def main() -> None:
     )
     # The two models know different languages, so each has figures and tables of its own.
     side_by_side([partial(compare, ENCODER, "cross_model", size), partial(compare, CHAT, "cross_model_chat", size)])
+    if size is FULL:
+        damage_and_map()
     run("-m", "repe", "report", "--res-dir", RESULTS)
     print("\nOpen these first:")
     print(*(f"  {RESULTS}/{figure}" for figure in FIGURES), sep="\n")

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -24,6 +25,8 @@ SOURCES = {
     "encoder_table1.csv": "cross_model/table1_linguistic_correlation.csv",
     "encoder_transfer.csv": "cross_model/transfer.csv",
     "encoder_traits.csv": "cross_model/traits.csv",
+    "encoder_noise.csv": "cross_model_folds/noise.csv",
+    "encoder_learned.csv": "cross_model_folds/transfer_learned.csv",
     "chat_floors.csv": "cross_model_chat/floors.csv",
     "chat_traits.csv": "cross_model_chat/traits.csv",
     "chat_control.csv": "SmolLM2-135M-Instruct-item/harmfulness/control/en/control.csv",
@@ -109,6 +112,45 @@ def transfer() -> str:
     return markdown(["target", "from English", "95 %", "mean over sources"], rows)
 
 
+def noise() -> str:
+    """The encoder's accuracy with half of the training pairs damaged, mean over languages and concepts."""
+    table = read("encoder_noise.csv").query("language == @ALL and share == 0.5")
+    names = ["undamaged", "accuracy", "left_out", "random_labels"]
+    rows = [
+        (row.kind, *(cell(getattr(row, name)) for name in names), *(change(row, name) for name in ("loss", "excess")))
+        for row in table.itertuples()
+    ]
+    heads = ["undamaged", "damaged", "without these pairs", "random labels", "lost", "lost beyond leaving out"]
+    return markdown(["damage", *heads], rows)
+
+
+def noise_by_language() -> str:
+    """What each language loses with half of the training pairs damaged, mean over concepts."""
+    table = read("encoder_noise.csv").query("language != @ALL and share == 0.5")
+    kinds = list(dict.fromkeys(table["kind"]))
+    rows = []
+    for language, of in table.groupby("language", sort=False):
+        lost = [change(row, "loss") for row in of.itertuples()]
+        rows.append((language, cell(of["undamaged"].iloc[0]), *lost))
+    return markdown(["language", "undamaged", *(f"lost, {kind}" for kind in kinds)], rows)
+
+
+def learned() -> str:
+    """Transfer between the encoder's languages after learned maps, mean over sources and concepts."""
+    table = read("encoder_learned.csv").query("source == @ALL and (target == @ALL or items == @ALL)")
+    names = ["accuracy", "shuffled", "own_same_items", "own"]
+    rows = [
+        (
+            *(row.target, row.items),
+            *(cell(getattr(row, name)) for name in names),
+            *(change(row, name) for name in ("difference", "gain")),
+        )
+        for row in table.sort_values("target", key=lambda names: names != ALL, kind="stable").itertuples()
+    ]
+    heads = ["mapped", "shuffled pairs", "target's own, same pairs", "own", "mapped - shuffled", "mapped - unmapped"]
+    return markdown(["target", "pairs of the map", *heads], rows)
+
+
 def chat() -> str:
     """SmolLM2's accuracy by concept and language, beside its floors."""
     rows = [
@@ -178,7 +220,8 @@ def cells(name: str) -> str:
     return markdown(["language", *concepts], rows)
 
 
-_ALL = (recognition, by_concept, nearest, linguistic, transfer, chat, control, questions, encoder_cells, chat_cells)
+_TRANSFER = (transfer, noise, noise_by_language)
+_ALL = (recognition, by_concept, nearest, linguistic, *_TRANSFER, chat, control, questions, encoder_cells, chat_cells)
 BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _ALL}
 
 
@@ -188,6 +231,12 @@ def cell(value: float) -> str:
 
 def interval(low: float, high: float) -> str:
     return "" if pd.isna(low) else f"[{low:.2f}, {high:.2f}]"
+
+
+def change(row: Any, name: str) -> str:
+    """A small difference with its 95 % interval."""
+    value, low, high = (getattr(row, name + end) for end in ("", "_low", "_high"))
+    return f"{value:.3f}" + ("" if pd.isna(low) else f" [{low:.3f}, {high:.3f}]")
 
 
 def p_value(value: float) -> str:
@@ -206,6 +255,7 @@ def main() -> None:
         TABLES.mkdir(exist_ok=True)
         for name, source in SOURCES.items():
             shutil.copyfile(DEMO / "res" / source, TABLES / name)
+        read("encoder_noise.csv").query("concept == @ALL").to_csv(TABLES / "encoder_noise.csv", index=False)
     written = {path: path.read_text(encoding="utf-8") for path in PAGES}
     for name, block in BLOCKS.items():
         pattern = re.compile(f"(<!-- {name} -->).*?(<!-- /{name} -->)", flags=re.DOTALL)

@@ -304,3 +304,18 @@ def test_all_public_names_exist() -> None:
     assert all(getattr(repe, name) is not None for name in dir(repe))
     with pytest.raises(AttributeError, match="module 'repe' has no attribute 'no_such_name'"):
         _ = repe.no_such_name
+
+
+def test_exchanged_sides_in_all_languages_leave_accuracies_and_similarities(
+    model: repe.Model, splits: dict, vectors: dict[str, repe.ConceptVectors]
+) -> None:
+    other = {
+        language: [[(pair.neg, pair.pos) for pair in part] for part in parts] for language, parts in splits.items()
+    }
+    exchanged = {language: repe.collect(model, train) for language, (train, _) in other.items()}
+    tests = [{language: test for language, (_, test) in one.items()} for one in (splits, other)]
+    accuracies = [repe.recognize(model, *both) for both in zip((vectors, exchanged), tests, strict=True)]
+    pd.testing.assert_frame_equal(*accuracies)
+    pd.testing.assert_frame_equal(repe.similarity(vectors), repe.similarity(exchanged), atol=1e-6)
+    for language, one in vectors.items():
+        torch.testing.assert_close(exchanged[language].directions, -one.directions)

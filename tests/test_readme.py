@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import os
 import pkgutil
 import re
@@ -9,12 +10,17 @@ import runpy
 import shlex
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 from conftest import ROOT
 
 from repe.__main__ import TOOLS
+from repe.analysis import lang2vec_distance
+from repe.paper import CONCEPTS, LANGUAGES
 from repe.runs import arguments as options
 
 PAGES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -177,3 +183,52 @@ def test_named_files_exist(page: Path) -> None:
 def test_the_readme_links_every_page_of_the_docs() -> None:
     linked = set(re.findall(r"\]\(docs/([\w-]+\.md)\)", README))
     assert linked == {path.name for path in (ROOT / "docs").glob("*.md")}
+
+
+def rows_below(heading: str) -> list[list[str]]:
+    """Cells of the table below a heading of the page on data, without its first two lines."""
+    section = PAGES[ROOT / "docs/data-and-results.md"].partition(f"### {heading}\n")[2].partition("\n##")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_examples_of_the_concepts_are_pairs_of_the_probe_set() -> None:
+    rows = rows_below("The seven concepts")
+    assert [concept for concept, *_ in rows] == list(CONCEPTS)
+    for concept, asks, *sides in rows:
+        path = ROOT / f"demo/probes/data/{concept}/{concept}_en.json"
+        if not path.exists():
+            pytest.skip("demo/ does not exist")
+        samples = [sample for group in json.loads(path.read_text("utf-8")).values() for sample in group.values()]
+        (found,) = [sample for sample in samples if [sample["pos"], sample["neg"]] == sides]
+        assert found.get("scenario", "") in asks
+        assert found.get("question", "") in asks
+
+
+def test_languages_have_the_family_of_lang2vec_and_the_script_of_their_text() -> None:
+    rows = rows_below("The sixteen languages")
+    assert [language for language, *_ in rows] == list(LANGUAGES)
+    folder = lang2vec_distance.data_folder()
+    assert folder is not None
+    with np.load(folder / "family_features.npz") as stored:
+        families, codes, has = stored["feats"], [*stored["langs"]], stored["data"].max(axis=-1) > 0
+    for language, _, family, script in rows:
+        of_language = families[has[codes.index(lang2vec_distance.code(language))]]
+        assert {f"F_{name}" for name in re.findall(r"[^()]+(?<! )", family)} <= {*of_language}
+        path = ROOT / f"demo/probes/data/morality/morality_{language}.json"
+        if path.exists():
+            letters = {letter for letter in path.read_text("utf-8") if letter.isalpha() and not letter.isascii()}
+            names = {unicodedata.name(letter).split()[0].split("-")[0].capitalize() for letter in letters}
+            assert {{"Cjk": "Han", "Ideographic": "Han"}.get(name, name) for name in names} <= {*script.split(", ")}
+
+
+def test_bibtex_and_citation_file_agree() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    entries = [" ".join(block.split()) for block in blocks_of(PAGES[ROOT / "docs/citation.md"], "bibtex")]
+    for entry, work in zip(entries, (cited["preferred-citation"], cited, *cited["references"]), strict=True):
+        (title,) = re.findall(r"title = \{(.*?)\}, author", entry)
+        assert title == work["title"]
+        if "family-names" in work["authors"][0]:
+            (authors,) = re.findall(r"author = \{(.*?)\},", entry)
+            assert authors.split(" and ") == [f"{one['family-names']}, {one['given-names']}" for one in work["authors"]]
+    assert cited["preferred-citation"]["title"] in " ".join(README.split())

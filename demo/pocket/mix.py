@@ -11,17 +11,19 @@ row per model) and demo/pocket/mix.md (means and 95 % intervals over seeds). Exi
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import numpy as np
 import pandas as pd
 import torch
 
 from demo.pocket import build_models, run
 from demo.pocket.build_models import KINDS, Recipe
-from demo.pocket.traits import control_effects, interval, traits
+from repe.paper import DISTANCES, FAMILIES
 
 DEMO = Path(__file__).parent
 OUT = run.RESULTS / "mix"
@@ -70,6 +72,9 @@ VARIANTS = {
 }
 
 
+# The balanced family's languages of high share: among these the paper expects transfer both ways.
+EIGHT = FAMILIES["bloomz"].high_resource
+
 # Columns of demo/pocket/mix.md, and what of demo/pocket/mix.csv they show.
 SHOWN = {
     "accuracy": lambda rows: rows.accuracy,
@@ -113,16 +118,75 @@ def measure(names: list[str]) -> pd.DataFrame:
     )
     run.compare([*labels], place)
     rows = []
-    for label, name in labels.items():
+    for name in names:
         variant = VARIANTS[name]
+        family = FAMILIES[run.KINDS[variant.recipe.kind][0]]
         shares = variant.recipe.shares or KINDS[variant.recipe.kind].shares
-        table = OUT / label / "harmfulness/control" / variant.source / "control.csv"
-        rows.append(
-            {"variant": name, "seed": int(label.rpartition("-")[2])}
-            | traits(OUT / "cross_model", label, shares)
-            | control_effects(table, variant.source)
-        )
+        answers = traits([label_of(name, seed) for seed in SEEDS], family.axis, shares, place, f"{place}/{name}")
+        for seed in SEEDS:
+            label = label_of(name, seed)
+            table = OUT / label / "harmfulness/control" / variant.source / "control.csv"
+            rows.append({"variant": name, "seed": seed} | answers[label] | run.control_effects(table, variant.source))
     return pd.DataFrame(rows)
+
+
+def halves(shares: dict[str, float], languages: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Rich and poor: the first and the last half of `languages` in the order of their shares."""
+    order = sorted(languages, key=lambda language: -shares.get(language, 0.0))
+    half = len(order) // 2
+    return order[:half], order[half:]
+
+
+def traits(
+    labels: list[str], axis: Sequence[str], shares: dict[str, float], results: str, out_dir: str
+) -> dict[str, dict[str, float]]:
+    """What `python -m repe traits` says of models with the same mix, with the rich half as high-resource languages.
+
+    Args:
+        labels: of the models.
+        axis: languages of their cross-lingual figures, an even number.
+        shares: percent of their text by language.
+        results: folder of results, with the tables of `run.compare`.
+        out_dir: folder for the traits.
+
+    Returns:
+        By label. accuracy: mean over languages; rich_accuracy: that of rich languages minus that of poor ones;
+        rich_similarity: similarity among rich languages minus that among poor ones; linguistic: Table 1's direct r,
+        mean over distances; one_way: transfer from rich to poor languages minus the reverse; one_way_eight: the same
+        within EIGHT.
+    """
+    rich, poor = halves(shares, axis)
+    found = {}
+    for part, options in {
+        "all": ("--high-resource", *rich),
+        "eight": ("--high-resource", *halves(shares, EIGHT)[0], "--lang", *EIGHT),
+    }.items():
+        where = ("--res-dir", results, "--out-dir", f"{out_dir}/{part}", "--cross-model", ",".join(labels))
+        run.run("-m", "repe", "traits", *where, *options)
+        table = pd.read_csv(run.ROOT / out_dir / part / "traits.csv")
+        found[part] = table.pivot(index="model", columns="trait", values="value")
+    table = pd.read_csv(run.ROOT / results / "cross_model/table6_recognition_accuracy.csv")
+    accuracy = table.pivot_table(index="model", columns="language", values="accuracy")
+    values = pd.DataFrame(
+        {
+            "accuracy": found["all"]["accuracy"],
+            "rich_accuracy": accuracy[rich].mean(axis=1) - accuracy[poor].mean(axis=1),
+            "rich_similarity": found["all"]["similarity_high"],
+            "linguistic": found["all"][[f"r_{distance}_direct" for distance in DISTANCES]].mean(axis=1),
+            "one_way": found["all"]["one_way"],
+            "one_way_eight": found["eight"]["one_way"],
+        }
+    )
+    return values.loc[labels].to_dict("index")  # type: ignore[return-value]
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """Mean and 95 % interval over seeds, by Student's t."""
+    from scipy.stats import t
+
+    mean = float(np.mean(values))
+    half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return mean, mean - half, mean + half
 
 
 def as_markdown(table: pd.DataFrame) -> str:

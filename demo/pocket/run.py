@@ -16,8 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import pandas as pd
+
 from demo.commands import ROOT, run, side_by_side
-from demo.pocket.traits import control_effects
 
 RESULTS = ROOT / "demo/res/pocket"
 # The family of the paper that each kind stands for, and its dominant language, whose vectors steer.
@@ -93,6 +94,35 @@ def answer(labels: dict[str, str]) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     results, shares = (str(one.relative_to(ROOT)) for one in (RESULTS, path))
     run("-m", "repe", "traits", "--res-dir", results, "--cross-model", ",".join(labels), "--shares", shares)
+
+
+def control_effects(table: Path, source: str) -> dict[str, float]:
+    """What steering with the source's vector does to refusals, at the strengths that change them most.
+
+    Returns:
+        Mean refusal rates over target languages: `unsteered_harmful` and `unsteered_harmless`; `released`, that on
+        harmful prompts steered towards harmlessness, in the source language and, as `released_others`, in the others;
+        `refused_others`, that on harmless prompts steered the other way; `random_released` and `random_refused`, the
+        same with random directions of the same norm.
+    """
+    rows = pd.read_csv(table)
+    plain = rows[rows.strength == 0].drop_duplicates(["target", "harmful"])
+    others = rows.target != source
+
+    def rate(baseline: str, harmful: bool, strength: float, chosen: pd.Series) -> float:
+        found = rows[(rows.baseline == baseline) & (rows.harmful == harmful) & (rows.strength == strength) & chosen]
+        return float(found.refusal_rate.mean())
+
+    high, low = rows.strength.max(), rows.strength.min()
+    return {
+        "unsteered_harmful": float(plain[plain.harmful].refusal_rate.mean()),
+        "unsteered_harmless": float(plain[~plain.harmful].refusal_rate.mean()),
+        "released": rate("concept", True, high, ~others),
+        "released_others": rate("concept", True, high, others),
+        "refused_others": rate("concept", False, low, others),
+        "random_released": rate("random", True, high, others),
+        "random_refused": rate("random", False, low, others),
+    }
 
 
 def summarize(labels: dict[str, str]) -> None:

@@ -63,9 +63,10 @@ def trait_panels(table: pd.DataFrame, families: Mapping[str, Family]) -> Figure:
         axes.set_title(title, fontsize=SMALL)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         if len(traits) > 1:
-            below = axes.transAxes + ScaledTranslation(0, -2.2 * SMALL / 72, figure.dpi_scale_trans)  # the tick labels
-            legend = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "fontsize": SMALL, "handletextpad": 0.1}
-            axes.legend(ncols=2, columnspacing=0.6, borderpad=0, bbox_transform=below, **legend)
+            # Below the numbers of the axis, however low the panel is.
+            below = axes.transAxes + ScaledTranslation(0, -1.2 * LINE, figure.dpi_scale_trans)
+            legend = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below, "fontsize": SMALL}
+            axes.legend(ncols=2, columnspacing=0.6, borderpad=0, handletextpad=0.1, **legend)
     for axes in grid[:, 0]:
         axes.set_yticks(range(len(families)), [wrapped(model, 20 * LETTER) for model in families])
         axes.set_ylim(len(families) - 0.5, -0.5)  # the first model on top

@@ -3,23 +3,29 @@
 import importlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 import transformers
-from conftest import ROOT
+from conftest import ROOT, Ended, write_accuracies
 
+from repe.__main__ import TOOLS
+from repe.analysis.linguistic_distance import uriel_distances
 from repe.control.prompts import read_prompts
 from repe.control.replies import is_following, is_refusal
 from repe.models.source import ModelSource
-from repe.paper import CONCEPTS, LANGUAGES
+from repe.paper import CONCEPTS, DISTANCES, FAMILIES, LANGUAGES
+from repe.results.result_file import Kind
+from repe.results.vector_file import VectorFile
 
 DEMO = ROOT / "demo/pocket"
 build_data = pytest.importorskip("demo.pocket.build_data", reason="demo/ was deleted")
 build_models = importlib.import_module("demo.pocket.build_models")
-traits = importlib.import_module("demo.pocket.traits")
+mix = importlib.import_module("demo.pocket.mix")
 
 FILES = sorted((DEMO / "data").glob("*/*.json"))
 PROMPTS = DEMO / "prompts.jsonl"
@@ -214,37 +220,66 @@ def test_training_twice_gives_the_same_weights(tmp_path: Path) -> None:
     assert made[0] == made[1]
 
 
-def test_traits_are_what_the_tables_say(tmp_path: Path) -> None:
-    shares = {"en": 50.0, "zh": 30.0, "fr": 15.0, "es": 5.0}
-    rich = ("en", "zh")
-    assert traits.halves(shares, ["es", "zh", "fr", "en"]) == (["en", "zh"], ["fr", "es"])
-    cells = [(source, target) for source in shares for target in shares]
-    accuracy = pd.DataFrame(
-        [("m", "c", language, 0.9 if language in rich else 0.6) for language in shares],
-        columns=["model", "concept", "language", "accuracy"],
+def test_mixes_are_compared_by_the_halves_of_their_languages(
+    script: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repe.plots.style.save", lambda _figure, _folder, _name: [])
+    monkeypatch.setattr("repe.tools.report.traits.DRAWS", 5)
+    monkeypatch.setattr(mix.run, "ROOT", tmp_path)
+    monkeypatch.setattr(mix.run, "run", lambda *command: assert_done(script(TOOLS[command[2]][0], *command[3:])))
+    monkeypatch.chdir(tmp_path)
+    axis = FAMILIES["llama2"].axis
+    accuracy, cosine = write_results(tmp_path / "res", "mix-1", axis)  # (sources, targets)
+    # Shares rise along the axis: its second half is rich.
+    found = mix.traits(["mix-1"], axis, dict(zip(axis, range(1, 13), strict=True)), "res", "out")["mix-1"]
+    own = np.diagonal(accuracy)
+    recorded = uriel_distances()
+    pairs = [(one, other) for one in range(12) for other in range(12) if one != other]
+    rs = [
+        np.corrcoef(
+            [cosine[pair] for pair in pairs], [1 - recorded[kind][axis[one], axis[other]] for one, other in pairs]
+        )[0, 1]
+        for kind in DISTANCES
+    ]
+    poor, rich = (np.isin(axis, part) for part in (axis[:6], axis[6:]))
+    eight = [language for language in axis if language in mix.EIGHT]
+    first, last = (np.isin(axis, part) for part in (eight[:4], eight[4:]))
+    delta = accuracy - own
+    off = ~np.eye(6, dtype=bool)
+    assert found == pytest.approx(
+        {
+            "accuracy": own.mean(),
+            "rich_accuracy": own[rich].mean() - own[poor].mean(),
+            "rich_similarity": cosine[6:, 6:][off].mean() - cosine[:6, :6][off].mean(),
+            "linguistic": np.mean(rs),
+            "one_way": delta[np.ix_(rich, poor)].mean() - delta[np.ix_(poor, rich)].mean(),
+            "one_way_eight": delta[np.ix_(last, first)].mean() - delta[np.ix_(first, last)].mean(),
+        }
     )
-    similarity = pd.DataFrame(
-        [("m", one, two, 1.0 if one == two else 0.8 if {one, two} <= {*rich} else 0.2) for one, two in cells],
-        columns=["model", "source", "target", "similarity"],
-    )
-    transfer = pd.DataFrame(
-        [("m", one, two, 0.0 if one in rich else -0.3) for one, two in cells],
-        columns=["model", "source", "target", "delta"],
-    )
-    linguistic = pd.DataFrame(
-        [("m", "genetic", 0.5), ("m", "syntactic", 0.1), ("other", "genetic", 0.9)],
-        columns=["model", "distance", "direct"],
-    )
-    linguistic.to_csv(tmp_path / "table1_linguistic_correlation.csv", index=False)
-    accuracy.to_csv(tmp_path / "table6_recognition_accuracy.csv", index=False)
-    similarity.to_csv(tmp_path / "similarity.csv", index=False)
-    transfer.to_csv(tmp_path / "transfer.csv", index=False)
-    found = traits.traits(tmp_path, "m", shares)
-    assert found["accuracy"] == pytest.approx(0.75)
-    assert found["rich_accuracy"] == pytest.approx(0.3)
-    assert found["rich_similarity"] == pytest.approx(0.6)
-    assert found["linguistic"] == pytest.approx(0.3)
-    assert found["one_way"] == pytest.approx(0.3)
+
+
+def assert_done(ended: Ended) -> None:
+    assert ended.status == 0, ended.err
+
+
+def write_results(folder: Path, label: str, languages: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Made-up results of one concept in one layer: accuracies and cosines, (languages, languages)."""
+    generator = np.random.default_rng(1)
+    right = generator.random((len(languages), len(languages), 1, 30)) < 0.7
+    correct = {s: dict(zip(languages, row, strict=True)) for s, row in zip(languages, right, strict=True)}
+    write_accuracies(folder, correct, {one: [f"g|{item}" for item in range(30)] for one in languages}, model=label)
+    vectors = generator.normal(size=(len(languages), 8)).astype("float32")
+    entries = {
+        language: {"directions": torch.tensor(one)[None, None], "signs": torch.ones(1, 1, dtype=torch.int8)}
+        for language, one in zip(languages, vectors, strict=True)
+    }
+    VectorFile(folder, label, "morality", Kind()).add({"family": "none"}, 1, {"languages": entries})
+    accuracy = right.mean(axis=(2, 3))
+    table = pd.DataFrame({"model": label, "language": languages, "accuracy": np.diagonal(accuracy)})
+    (folder / "cross_model").mkdir()
+    table.to_csv(folder / "cross_model/table6_recognition_accuracy.csv", index=False)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return accuracy, unit @ unit.T
 
 
 def test_a_run_ends_with_the_page_of_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,19 +298,18 @@ def test_a_run_ends_with_the_page_of_the_report(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_interval_over_seeds_is_students(tmp_path: Path) -> None:
-    mean, low, high = traits.interval([1.0, 2.0, 3.0])
+    mean, low, high = mix.interval([1.0, 2.0, 3.0])
     assert mean == pytest.approx(2.0)
     assert (low, high) == pytest.approx((2 - 2.484, 2 + 2.484), abs=1e-3)
 
 
 def test_the_table_of_mixes_is_what_its_rows_give() -> None:
-    mix = importlib.import_module("demo.pocket.mix")
     table = pd.read_csv(DEMO / "mix.csv")
     assert [*dict.fromkeys(table.variant)] == [*mix.VARIANTS]
     assert all([*rows.seed] == [*mix.SEEDS] for _, rows in table.groupby("variant"))
     assert mix.as_markdown(table) == (DEMO / "mix.md").read_text(encoding="utf-8")
     assert mix.as_markdown(table) in (DEMO / "README.md").read_text(encoding="utf-8")
     llama = table[table.variant == "llama"]
-    mean, low, high = traits.interval([*llama.rich_accuracy])
+    mean, low, high = mix.interval([*llama.rich_accuracy])
     row = next(line for line in mix.as_markdown(table).splitlines() if line.startswith("| llama:"))
     assert f"| {mean:.2f} [{low:.2f}, {high:.2f}] |" in row

@@ -1,5 +1,6 @@
 """The traits: every number again with pandas from the golden tables, and intervals again by hand."""
 
+import io
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ from conftest import Ended, write_accuracies
 from scipy.stats import linregress, spearmanr
 
 from repe.analysis.layer_selection import PAPER
-from repe.analysis.traits import Findings, trait_table
+from repe.analysis.traits import TRAITS, Findings, trait_table
 from repe.paper import FAMILIES, LANGUAGES, SHARED_LANGUAGES, family_by_name
+from repe.plots.trait_figures import trait_panels
 from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
@@ -21,7 +23,7 @@ from repe.uncertainty.bootstrap import accuracy_draws
 
 Script = Callable[..., Ended]
 TOOL = "repe.tools.report.traits"
-MODELS = ["llama2-chat-7B", "qwen-chat-1B8", "bloomz-560M"]
+MODELS = ["llama2-chat-7B", "qwen-chat-1B8", "bloomz-560M", "bloomz-1B7"]
 SHARES = ("model", "language", "percent", "source")
 
 
@@ -92,7 +94,10 @@ def test_every_number_follows_from_the_golden_tables(
         for trait, value in recomputed(model, expected, known.to_dict()).items():
             assert found.value[trait, model] == pytest.approx(value, abs=1e-9, nan_ok=True), (trait, model)
             checked += 1
-    assert len(found) == checked == len(MODELS) * 17
+    means = [found.value["accuracy", model] for model in ("bloomz-560M", "bloomz-1B7")]
+    slope = (means[1] - means[0]) / np.log2(1.7 / 0.56)
+    assert found.value["accuracy_size_slope", "bloomz-*"] == pytest.approx(slope, abs=1e-9)
+    assert len(found) == checked + 1 == len(MODELS) * 17 + 1
     # English has no other high-resource language, and the shares of Qwen are not published.
     empty = found.value[found.value.isna()].index
     assert {*empty} == {("similarity_high", "llama2-chat-7B"), ("accuracy_share_slope", "qwen-chat-1B8")}
@@ -202,3 +207,20 @@ def test_larger_models_of_a_series_are_compared_by_the_logarithm_of_their_size()
 
 def test_families_name_their_kind_and_the_source_of_their_shares() -> None:
     assert all(bool(family.kind and family.source) == bool(family.axis) for family in FAMILIES.values())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_legends_of_the_figure_are_below_the_numbers_of_their_axis(count: int) -> None:
+    names = ["some-1B", "some-4B", "other"][:count]
+    table = pd.DataFrame(
+        [(trait, name, 0.1, 0.0, 0.2) for trait in TRAITS for name in names],
+        columns=["trait", "model", "value", "low", "high"],
+    )
+    figure = trait_panels(table, dict.fromkeys(names, FAMILIES["none"]))
+    figure.savefig(io.BytesIO())
+    legends = [axes for axes in figure.axes if axes.get_legend()]
+    assert len(legends) == 3
+    for axes in legends:
+        box = axes.get_legend().get_window_extent()
+        assert all(box.y1 < label.get_window_extent().y0 for label in axes.get_xticklabels())
+        assert box.y0 >= 0
