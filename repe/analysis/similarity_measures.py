@@ -36,8 +36,8 @@ def floor_of_vectors(
 ) -> np.ndarray:
     """The same for languages that have nothing in common: what each measure gives by its form alone.
 
-    For `rsa` the concepts of every language are in a random order; for `angles` its vectors are random directions, whose
-    spans share more the more concepts there are for the hidden size.
+    For `rsa` the concepts of every language are in a random order; for `angles` its vectors are random directions,
+    whose spans share more the more concepts there are for the hidden size.
 
     Returns:
         float64 (draws, layers, languages, languages).
