@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import ROOT
 
@@ -176,3 +177,16 @@ def test_named_files_exist(page: Path) -> None:
 def test_the_readme_links_every_page_of_the_docs() -> None:
     linked = set(re.findall(r"\]\(docs/([\w-]+\.md)\)", README))
     assert linked == {path.name for path in (ROOT / "docs").glob("*.md")}
+
+
+def test_the_table_of_control_is_its_csv() -> None:
+    table = pd.read_csv(ROOT / "docs/figures/control_smollm2.csv").query("baseline == 'concept'")
+    rows = re.findall(
+        r"^\| (harm\w+) \| (-?[\d.]+) \| (-?[\d.]+) \[.*\| ([\d.]+) \|$", PAGES[ROOT / "docs/control.md"], re.M
+    )
+    assert len(rows) == len(table) == 10
+    for harmful, strength, score, refusals in rows:
+        (row,) = table[(table["harmful"] == (harmful == "harmful")) & (table["strength"] == float(strength))].to_dict(
+            "records"
+        )
+        assert (float(score), float(refusals)) == (round(row["concept_score"], 2), round(row["refusal_rate"], 2))
