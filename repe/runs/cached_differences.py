@@ -82,5 +82,5 @@ class _NoModel:
     def load(self) -> Any:
         raise UserError(
             f"--cache-states has no states of {self.label} for this data: run collect_vector.py with the same "
-            "--cache-states and --data-dir first"
+            "--cache-states and --data-dir first (with --overwrite if its vectors exist)"
         )
