@@ -220,7 +220,7 @@ def cells(name: str) -> str:
     return markdown(["language", *concepts], rows)
 
 
-_TRANSFER = (transfer, noise, noise_by_language)
+_TRANSFER = (transfer, noise, noise_by_language, learned)
 _ALL = (recognition, by_concept, nearest, linguistic, *_TRANSFER, chat, control, questions, encoder_cells, chat_cells)
 BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _ALL}
 
