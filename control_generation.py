@@ -62,18 +62,22 @@ def tuned(experiment: "ControlExperiment", model: "Model") -> "ControlExperiment
 
 def measure_and_draw(experiments: "list[ControlExperiment]") -> None:
     """Tables and figures of one concept: refusal and other rates in each target language, for each source."""
+    import pandas as pd
+
     from repe.control.measures import compared_settings, measure, side_effects, source_effects
     from repe.plots import control_figures
     from repe.plots.style import save
     from repe.plots.tables import write_csv
     from repe.runs import printed
 
-    replies = {}
+    effects = []
     for experiment in experiments:
         folder, rows = experiment.file.folder, [*experiment.file.rows.values()]
-        replies[experiment.source] = rows
+        effects.append(source_effects({experiment.source: rows}, experiment.concept))
         table = measure(rows, experiment.concept)
         written = write_csv(table, folder, "control")
+        if len(effects[-1]):
+            written += write_csv(effects[-1], folder, "control_effects")
         if len(other := side_effects(rows)):
             written += write_csv(other, folder, "control_side_effects")
         for name, figure in control_figures.figures(table, experiment.source).items():
@@ -81,12 +85,12 @@ def measure_and_draw(experiments: "list[ControlExperiment]") -> None:
         if experiment.folder != folder or any(experiment.folder.glob("*/control.csv")):
             written += write_csv(compared_settings(experiment.folder), experiment.folder, "control_settings")
         options.print_written([experiment.file.path, *written])
-        print(printed.control(table))
-    effects = source_effects(replies, experiments[0].concept)
-    if len(replies) > 1 and len(effects):
-        figure = control_figures.sources(effects)
+        print(printed.control(table), *printed.effects(effects[-1]), sep="\n")
+    together = pd.concat(effects, ignore_index=True)
+    if len(effects) > 1 and len(together):
+        figure = control_figures.sources(together)
         top = experiments[0].folder.parent
-        written = write_csv(effects, top, "control_sources")
+        written = write_csv(together, top, "control_sources")
         options.print_written(written + save(figure, top, "figure_control_sources"))
 
 

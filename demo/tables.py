@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Put the tables of demo/README.md and demo/probes/README.md between their markers, from the CSV files in demo/tables.
+"""Put the tables of demo/README.md, demo/probes/README.md and demo/pocket/README.md between their markers, from the CSV
+files in demo/tables and demo/pocket.
 
 python demo/tables.py           write the tables
 python demo/tables.py --copy    first copy the CSV files and figures from demo/res, where `make demo-full` wrote them
@@ -16,7 +17,7 @@ import pandas as pd
 
 DEMO = Path(__file__).parent
 TABLES = DEMO / "tables"
-PAGES = (DEMO / "README.md", DEMO / "probes/README.md")
+PAGES = (DEMO / "README.md", DEMO / "probes/README.md", DEMO / "pocket/README.md")
 # Where `make demo-full` writes the files, below demo/res.
 SOURCES = {
     "encoder_floors.csv": "cross_model/floors.csv",
@@ -220,8 +221,32 @@ def cells(name: str) -> str:
     return markdown(["language", *concepts], rows)
 
 
+def pocket_models() -> str:
+    """Accuracy of the pocket models, and in brackets of the same networks with random weights."""
+    table = read("../pocket/held_out.csv")
+    means = table.groupby(["model", "weights"], sort=False)[["accuracy", "held_out"]].mean()
+    rows = [
+        (model, *(f"{cell(means[one][model, 'trained'])} ({cell(means[one][model, 'random'])})" for one in means))
+        for model in dict.fromkeys(table["model"])
+    ]
+    return markdown(["model", "paper's split", "acts held out"], rows)
+
+
+def pocket_languages() -> str:
+    """The same by language, with acts held out."""
+    table = read("../pocket/held_out.csv").set_index(["model", "weights", "language"])["held_out"]
+    models, languages = (list(dict.fromkeys(table.index.get_level_values(one))) for one in ("model", "language"))
+    rows = [
+        (one, *(f"{cell(table[one, 'trained', name])} ({cell(table[one, 'random', name])})" for name in languages))
+        for one in models
+    ]
+    return markdown(["model", *languages], rows)
+
+
 _TRANSFER = (transfer, noise, noise_by_language, learned)
-_ALL = (recognition, by_concept, nearest, linguistic, *_TRANSFER, chat, control, questions, encoder_cells, chat_cells)
+_CHAT = (chat, control, questions)
+_OTHER_PAGES = (encoder_cells, chat_cells, pocket_models, pocket_languages)
+_ALL = (recognition, by_concept, nearest, linguistic, *_TRANSFER, *_CHAT, *_OTHER_PAGES)
 BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _ALL}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repe.errors import UserError, first_of
-from repe.files import plain_name, read_regular
+from repe.files import is_plain_name, plain_name, read_regular
 from repe.paper import CONCEPTS, LANGUAGES, TRAIN_SHARE, in_paper_order
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ CONTEXTS = {"scenario": "{context} {side}", "question": "Question: {context} Ans
 CONTEXT_OF = {"deontology": "scenario", "truthfulness": "question"}
 
 FAULTS_SHOWN = 8
+OTHER_FOLDER = "or name another folder with --data-dir"
 
 # The released code seeds every language's split with this; another seed would make results incomparable.
 SPLIT_SEED = 1
@@ -74,9 +75,12 @@ def concepts_in(data_dir: Path) -> list[str]:
     """
     concepts = in_paper_order({path.parent.name for path in data_dir.glob("*/*_*.json") if _language(path)}, CONCEPTS)
     if not concepts:
+        folder = data_dir.resolve()
+        if is_plain_name(folder.name) and languages_of(folder.parent, folder.name):
+            raise UserError(f"{data_dir} is the folder of one concept: give the folder around it with --data-dir")
         raise UserError(
             f"no data in {data_dir}: expected {data_dir}/<concept>/<concept>_<language>.json; "
-            "download MVALUE (see README) or name another folder with --data-dir"
+            f"download MVALUE (see README) {OTHER_FOLDER}"
         )
     return concepts
 
@@ -126,11 +130,9 @@ def read_pairs(path: str | Path, concept: str | None = None) -> list[Pair]:
 def _parse(path: Path) -> dict[str, dict[str, Any]]:
     try:
         # A byte order mark, which some editors write, is not part of the text.
-        groups = json.loads(read_regular(path).decode("utf-8-sig"), object_pairs_hook=_unique_keys)
+        groups = json.loads(read_regular(path).decode("utf-8-sig"), object_pairs_hook=unique_keys)
     except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist; {_alternatives(path)}, or name another folder with --data-dir"
-        ) from None
+        raise UserError(f"{path} does not exist; {_alternatives(path)}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
     except UnicodeDecodeError as error:
@@ -140,21 +142,30 @@ def _parse(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} is not valid JSON ({error.msg}, {where}): fix it or download it again") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: {error}. Fix the file or download it again") from None
-    if not isinstance(groups, dict) or not all(isinstance(items, dict) for items in groups.values()):
+    levels = groups.values() if isinstance(groups, dict) else [groups]
+    # With the texts of a sample in place of samples, a level is missing.
+    if not all(isinstance(items, dict) and not isinstance(items.get("pos"), str) for items in levels):
         raise UserError(f"{path} does not have the form {{group: {{name: sample}}}}: put two levels above the samples")
-    return groups
+    return groups  # type: ignore[no-any-return]
 
 
 def _alternatives(path: Path) -> str:
     """What a data folder has in place of the missing file `path`."""
     data_dir, concept = path.parent.parent, path.parent.name
     if languages := languages_of(data_dir, concept):
-        return f"{data_dir} has {concept} in {' '.join(languages)}: choose from these with --lang"
-    return f"{data_dir} has {' '.join(concepts_in(data_dir))}: choose from these with --concept"
+        return f"{data_dir} has {concept} in {' '.join(languages)}: choose from these with --lang, {OTHER_FOLDER}"
+    try:
+        return f"{data_dir} has {' '.join(concepts_in(data_dir))}: choose from these with --concept, {OTHER_FOLDER}"
+    except UserError as error:
+        return str(error)
 
 
-def _unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; json.loads alone would silently keep the last of two equal keys."""
+def unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, for `object_pairs_hook`; json.loads alone would silently keep the last of two equal keys.
+
+    Raises:
+        ValueError: two keys are equal.
+    """
     unique = dict(items)
     if len(unique) < len(items):
         repeated = Counter(name for name, _ in items).most_common(1)[0][0]

@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 
 from repe.errors import UserError, printable
 
+# Bytes of a file that is read as a whole; a sparse file of any size takes no room on the disk.
+LARGEST = 256 << 20
 # Seconds to wait for a lock, and the variable that sets another number; after the first ones, say whom one waits for.
 LOCK_SECONDS, NOTICE_AFTER = "REPE_LOCK_SECONDS", 5.0
 
@@ -105,10 +107,12 @@ def read_regular(path: Path) -> bytes:
     """The bytes of a file.
 
     Raises:
-        UserError: it is a folder, a device or a pipe.
+        UserError: it is a folder, a device or a pipe, or larger than LARGEST.
         OSError: it cannot be read.
     """
     with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > LARGEST:
+            raise UserError(f"{path} is larger than {LARGEST >> 20} MiB: split it, or replace it with the right file")
         return file.read()
 
 

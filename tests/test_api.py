@@ -81,6 +81,11 @@ def test_a_model_in_memory_has_the_same_states(model: repe.Model, model_folders:
     assert torch.equal(templated.states(["a dog"]), model.states(["Q: a dog A:"]))
 
 
+def test_a_notebook_shows_one_line(model: repe.Model, vectors: dict[str, repe.ConceptVectors]) -> None:
+    assert repr(model) == "Model(tiny-llama, 3 layers, hidden size 32, on cpu)"
+    assert repr(vectors["en"]).startswith("ConceptVectors(cluster_mean, 3 layers, hidden size 32, ")
+
+
 def test_a_model_is_loaded_with_a_template_and_a_number_type(model_folders: dict[str, Path]) -> None:
     model = repe.load_model(str(model_folders["llama"]), device="cpu", dtype="bfloat16", template="Q: {input}")
     assert model.states(TEXTS).dtype == torch.bfloat16

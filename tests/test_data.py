@@ -157,6 +157,7 @@ GOOD = {"pos": "yes", "neg": "no"}
         ("", "is not valid JSON"),
         ("[]", "two levels above the samples"),
         ('{"g": [1]}', "two levels above the samples"),
+        ('{"1": {"pos": "a", "neg": "b"}, "2": {"pos": "a", "neg": "b"}}', "two levels above the samples"),
         ('{"g": {"1": {}, "1": {}}}', "the key '1' appears twice in one object"),
         ("[" * 100_000, "recursion|nest"),
         ({}, r"0 pair\(s\) with different sides"),

@@ -100,6 +100,8 @@ def test_a_missing_language_concept_or_data_folder(script: Script, with_results:
     assert_refused(script(collect, *with_results, "--lang", "en", "xx"), "morality_xx.json does not exist", "--lang")
     assert_refused(script(collect, *with_results, "--concept", "piety"), "piety", "--concept")
     assert_refused(script(collect, *with_results, "--data-dir", tmp_path / "none"), "no data in", "--data-dir")
+    concept = ("--data-dir", tmp_path / "data/morality")
+    assert_refused(script(collect, *with_results, *concept), "is the folder of one concept", "folder around it")
     assert_refused(script(collect, *with_results, "--concept", "../x"), "concept '../x' is not a valid name")
     assert_refused(script(collect, *with_results, "--lang", "../../x"), "language '../../x' is not a valid name")
     assert snapshot(tmp_path / "res") == before

@@ -67,6 +67,7 @@ def analysis_results(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder / "res"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_readmes_cross_model_commands_agree_with_the_released_analyses(
     script: Script, golden: Path, analysis_results: Path, tmp_path: Path
 ) -> None:

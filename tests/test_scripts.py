@@ -1,5 +1,6 @@
 """The scripts end to end, as a user runs them, on a tiny model."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import Kind
 from repe.results.vector_file import VectorFile
 
+# Figures are drawn in other tests.
+pytestmark = pytest.mark.usefixtures("undrawn")
 Script = Callable[..., Ended]
 SCRIPTS = ("collect_vector", "recognize_concept", "consistency_analysis", "transferability_analysis")
 
@@ -285,6 +288,30 @@ def test_analyses_run_without_transformers() -> None:
         "assert 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_intervals_of_folds_are_over_items_that_have_several_pairs(
+    script: Script, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    path = write_data(tmp_path / "data", "morality", "en", pairs=42)
+    samples = [sample for group in json.loads(path.read_text()).values() for sample in group.values()]
+    by_item = {str(number): sample | {"item": f"act {number // 6}"} for number, sample in enumerate(samples)}
+    path.write_text(json.dumps({"g": by_item}))
+    options = ["--res-dir", tmp_path / "res", "--folds", 3]
+    run_both(script, *options, "--model-path", model_folders["llama"], "--data-dir", tmp_path / "data")
+    assert script("recognize_concept", *options, "--cross-model", "tiny-llama", "--bootstrap", 2000).status == 0
+    (row,) = pd.read_csv(tmp_path / "res/cross_model/table6_recognition_accuracy.csv").to_dict("records")
+    content = torch.load(tmp_path / "res/tiny-llama-folds3/morality/acc.pt", weights_only=True)
+    assert (row["test_items"], row["test_pairs"]) == (7, 36)
+    right = pd.Series(content["correct"]["en"]["en"][row["best_layer"] - 1].numpy())
+    items = right.groupby(content["test_items"]["en"]).agg(["sum", "count"]).to_numpy()
+    drawn = items[np.random.default_rng(0).integers(7, size=(20_000, 7))].sum(axis=1)
+    shares = drawn[:, 0] / drawn[:, 1]
+    assert [row["accuracy_low"], row["accuracy_high"]] == pytest.approx(np.quantile(shares, [0.025, 0.975]), abs=0.02)
+    # The bound is where a score test of as many independent pairs as have that variance rejects.
+    share, bound = right.mean(), row["wilson_low"]
+    worth = np.clip(share * (1 - share) / (shares.var() * 7 / 6), 7, 36)
+    assert (share - bound) / np.sqrt(bound * (1 - bound) / worth) == pytest.approx(1.96, abs=0.05)
 
 
 def test_intervals_and_p_values_are_added_to_the_papers_tables(

@@ -4,9 +4,9 @@
   python demo/pocket/held_out.py                        all nine models, about half an hour on one core
   python demo/pocket/held_out.py pocket-llama-L
 
-Writes demo/res/pocket/held_out.csv: model, weights (trained, random), concept, language, accuracy (best layer, the
-paper's split, in which an act is on both sides) and held_out (best layer; each act is tested with vectors of the acts
-in the other four fifths). The trained models have read about all acts.
+Writes demo/pocket/held_out.csv, means over the seven concepts: model, weights (trained, random), language, accuracy
+(best layer, the paper's split, in which an act is on both sides) and held_out (best layer; each act is tested with
+vectors of the acts in the other four fifths). The trained models have read about all acts.
 """
 
 import argparse
@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 
 import repe
-from demo.commands import ROOT
 from repe.data import Pair
 
 DEMO = Path(__file__).parent
@@ -63,9 +62,8 @@ def main() -> None:
             print(label, weights, flush=True)
     columns = ["model", "weights", "concept", "language", "accuracy", "held_out"]
     table = pd.DataFrame(rows, columns=columns)
-    path = ROOT / "demo/res/pocket/held_out.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False)
+    means = table.groupby(["model", "weights", "language"], sort=False)[["accuracy", "held_out"]].mean()
+    means.round(4).to_csv(DEMO / "held_out.csv")
     print(table.groupby(["model", "weights"])[["accuracy", "held_out"]].mean().round(2).to_string())
 
 

@@ -5,7 +5,7 @@
   python demo/pocket/mix.py --only llama zh    some variants
 
 Trains models of size M into demo/res/pocket/mix/models, runs stages 1 to 5 on each, and writes demo/pocket/mix.csv (one
-row per model) and demo/pocket/mix.md (means and 95 % intervals over seeds). Existing models and results are kept.
+row per model), and prints the table of demo/pocket/README.md. Existing models and results are kept.
 """
 
 import argparse
@@ -75,7 +75,7 @@ VARIANTS = {
 # The balanced family's languages of high share: among these the paper expects transfer both ways.
 EIGHT = FAMILIES["bloomz"].high_resource
 
-# Columns of demo/pocket/mix.md, and what of demo/pocket/mix.csv they show.
+# Columns of the table in demo/pocket/README.md, and what of demo/pocket/mix.csv they show.
 SHOWN = {
     "accuracy": lambda rows: rows.accuracy,
     "accuracy, rich - poor": lambda rows: rows.rich_accuracy,
@@ -208,7 +208,6 @@ def main() -> None:
     train(names)
     table = measure(names).round(4)
     table.to_csv(DEMO / "mix.csv", index=False)
-    (DEMO / "mix.md").write_text(as_markdown(table), encoding="utf-8")
     print(as_markdown(table))
 
 

@@ -4,6 +4,7 @@ Those of the paper's languages are recorded, with their gaps or with the gaps re
 computed from lang2vec's features, if that package is installed. Or all of them are from a user's file.
 """
 
+import io
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from repe.errors import UserError
+from repe.files import read_regular
 from repe.paper import DISTANCES
 
 # Distances as in the released code's lang_sim.pt, which took them from URIEL through lang2vec (Littell et al., EACL
@@ -98,14 +100,15 @@ def given_distances(path: Path) -> pd.DataFrame:
     """
     try:
         if path.suffix == ".csv":
-            cells = pd.read_csv(path, comment="#", keep_default_na=False, na_values=[""])
+            raw = io.BytesIO(read_regular(path))
+            cells = pd.read_csv(raw, comment="#", keep_default_na=False, na_values=[""])
         else:
             from repe.results.torch_archive import read
 
             nested = read(path)
-            cells = pd.DataFrame(
-                [{"language": one, "other": two, **of} for one, others in nested.items() for two, of in others.items()]
-            )
+            rows = [(one, two, of) for one, others in nested.items() for two, of in others.items()]
+            known = [{name: of[name] for name in DISTANCES if name in of} for _, _, of in rows]
+            cells = pd.DataFrame(known).assign(language=[one for one, *_ in rows], other=[two for _, two, _ in rows])
         if missing := {"language", "other"}.difference(cells):
             raise ValueError(f"no column {missing.pop()}")
         table = _in_both_orders(cells).reindex(columns=[*DISTANCES]).astype(float)

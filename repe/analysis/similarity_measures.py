@@ -27,12 +27,45 @@ def of_vectors(measure: str, concepts: Mapping[str, Sequence[ConceptVectors]]) -
     Returns:
         float64 (layers, languages, languages); NaN where it is undefined.
     """
+    units = _units(concepts)
+    return _correlation(units) if measure == "rsa" else _angles(units)
+
+
+def floor_of_vectors(
+    measure: str, concepts: Mapping[str, Sequence[ConceptVectors]], draws: int = SHUFFLES
+) -> np.ndarray:
+    """The same for languages that have nothing in common: what each measure gives by its form alone.
+
+    For `rsa` the concepts of every language are in a random order; for `angles` its vectors are random directions,
+    whose spans share more the more concepts there are for the hidden size.
+
+    Returns:
+        float64 (draws, layers, languages, languages).
+    """
+    units, generator, found = _units(concepts), np.random.default_rng(0), []
+    for _ in range(draws):
+        if measure == "rsa":
+            orders = [generator.permutation(units.shape[2]) for _ in range(units.shape[1])]
+            shuffled = np.stack([units[:, place, order] for place, order in enumerate(orders)], axis=1)
+            found.append(_correlation(shuffled))
+        else:
+            found.append(_angles(generator.standard_normal(units.shape)))
+    return np.stack(found)
+
+
+def _units(concepts: Mapping[str, Sequence[ConceptVectors]]) -> np.ndarray:
+    """Unit vectors (layers, languages, concepts, hidden)."""
     units = np.stack([[one.unit_vectors.astype(np.float64) for one in row] for row in concepts.values()])
-    units = units.transpose(2, 1, 0, 3)  # (layers, languages, concepts, hidden)
-    if measure == "rsa":
-        above = np.triu_indices(units.shape[2], 1)
-        between = (units @ units.swapaxes(-1, -2))[..., above[0], above[1]]
-        return pearson(between[:, :, None], between[:, None])
+    return units.transpose(2, 1, 0, 3)
+
+
+def _correlation(units: np.ndarray) -> np.ndarray:
+    above = np.triu_indices(units.shape[2], 1)
+    between = (units @ units.swapaxes(-1, -2))[..., above[0], above[1]]
+    return pearson(between[:, :, None], between[:, None])
+
+
+def _angles(units: np.ndarray) -> np.ndarray:
     bases = np.linalg.qr(units.swapaxes(-1, -2))[0]  # (layers, languages, hidden, concepts)
     cosines = np.linalg.svd(np.einsum("lahc,lbhd->labcd", bases, bases), compute_uv=False)
     return np.clip(cosines, 0.0, 1.0).mean(axis=-1)  # type: ignore[no-any-return]

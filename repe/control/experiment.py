@@ -151,14 +151,18 @@ class ControlExperiment:
             if not conditions:
                 continue
             read = read_prompts(model, batch.tokens)
-            unsteered = cache(partial(self._replies, model, Condition("none", 0.0), batch, read))
+            replies = cache(partial(self._replies, model, batch, read))
             for condition in conditions:
-                if condition.strength:
-                    yield self._replies(model, condition, batch, read)
-                else:  # all baselines have the same replies
-                    yield [row | condition._asdict() for row in unsteered()]
+                yield [row | condition._asdict() for row in replies(self._equal(condition, batch))]
 
-    def _replies(self, model: Model, condition: Condition, batch: PromptBatch, read: ReadPrompts) -> list[Row]:
+    def _equal(self, condition: Condition, batch: PromptBatch) -> Condition:
+        """A condition that gives the same replies to the batch, so that they are generated once."""
+        if not condition.strength:
+            return Condition("none", 0.0)
+        is_own = condition.baseline == "target_vector" and {prompt.lang for prompt in batch.prompts} == {self.source}
+        return Condition("concept", condition.strength) if is_own else condition
+
+    def _replies(self, model: Model, batch: PromptBatch, read: ReadPrompts, condition: Condition) -> list[Row]:
         languages = [prompt.lang for prompt in batch.prompts]
         tokens, activations = batch.tokens, dict[int, torch.Tensor]()
         if condition.baseline == "prompt":

@@ -186,8 +186,7 @@ def generate(
     ids, mask = _padded_left(prompts, model)
     ends = {*end_tokens(model)}
     # Beam search has several rows for each prompt.
-    cache = read.cache if read and decoding.num_beams == 1 else None
-    past = {} if cache is None else {"past_key_values": copied_cache(cache)}
+    past = _past(read if decoding.num_beams == 1 else None)
     with torch.random.fork_rng():  # the state of the random numbers is restored
         torch.manual_seed(int(np.random.SeedSequence([decoding.seed, seed]).generate_state(1)[0]))
         try:
@@ -207,13 +206,26 @@ def generate(
     return [reply[: next((place for place, id in enumerate(reply) if id in ends), len(reply))] for reply in replies]
 
 
+def _past(read: ReadPrompts | None) -> dict[str, Any]:
+    """The option with which generation continues from prompts that have been read."""
+    return {} if read is None or read.cache is None else {"past_key_values": copied_cache(read.cache)}
+
+
 @torch.inference_mode()
-def next_token_log_probabilities(model: Model, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Log probabilities of the first token of replies to a batch of prompts, float32 (prompts, vocabulary)."""
+def next_token_log_probabilities(
+    model: Model, prompts: Sequence[Sequence[int]], read: ReadPrompts | None = None
+) -> torch.Tensor:
+    """Log probabilities of the token that follows each prompt of a batch, float32 (prompts, vocabulary).
+
+    Args:
+        model: with its vocabulary head.
+        prompts: token ids.
+        read: the same prompts, or their beginnings, where no token but the last of them is steered.
+    """
     ids, mask = _padded_left(prompts, model)
     config = Decoding(max_new_tokens=1).config(model)
     config.update(output_logits=True, return_dict_in_generate=True)
-    output = model.lm.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    output = model.lm.generate(input_ids=ids, attention_mask=mask, generation_config=config, **_past(read))
     return output.logits[0].float().log_softmax(dim=-1)  # type: ignore[no-any-return]
 
 

@@ -1,16 +1,19 @@
 """Measure replies, with confidence intervals: refusal, language, perplexity, repetition and so on (Section 5)."""
 
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from repe.control.replies import UNKNOWN, Judgement, judge, language_of
-from repe.control.reply_file import CHOICES, Row
+from repe.control.reply_file import CHOICES, Row, read_settings, readable
 from repe.control.scores import OWN
+from repe.files import read_regular
 from repe.uncertainty.bootstrap import bounds, weights
 
 RATES = ("refusal_rate", "following_rate", "target_language_rate", "perplexity", "repetition", "empty_rate")
@@ -148,30 +151,46 @@ def source_effects(replies: Mapping[str, Sequence[Row]], concept: str, seed: int
         The columns source, target, measure (refusal_rate, of harmful prompts; concept_score; concept_score_<judge>),
         baseline, draw, low and high (strengths), prompts, effect (the measure at `high` minus that at `low`) with its
         95 % interval (a paired bootstrap over prompts), and of both strengths the higher perplexity, as a multiple
-        of the unsteered one, and the lower target_language_rate. Effects that are not known have no row.
+        of the unsteered one, and the lower target_language_rate. Then the two parts of the effect, `below` and `above`
+        strength 0, with their intervals (NaN without unsteered replies). Effects that are not known have no row.
     """
-    found = []
-    for source, rows in replies.items():
-        judges = list(dict.fromkeys(reader for row in rows for reader in row.get("scores", {}) if reader != OWN))
-        frame = _by_reply(rows, concept, judges).assign(draw=pd.Series([row.get("draw") for row in rows], dtype=float))
-        frame["refusal_rate"] = frame["refusal_rate"].where(frame["harmful"].eq(True))
-        plain = frame[frame["strength"] == 0].groupby("target")["perplexity"].mean()
-        measures = ("refusal_rate", "concept_score", *(f"concept_score_{judge}" for judge in judges))
-        for (target, baseline, draw), group in frame.groupby(["target", "baseline", "draw"], sort=False, dropna=False):
-            low, high = group["strength"].min(), group["strength"].max()
-            ends = group[group["strength"].isin([low, high])].groupby("strength")
-            loss, language = ends["perplexity"].mean().max(), ends["target_language_rate"].mean().min()
-            for measure in measures if high > low else ():
-                values = group.pivot_table(index="id", columns="strength", values=measure)
-                if not {low, high} <= {*values}:
-                    continue
-                changes = (values[high] - values[low]).dropna()
-                row = {"source": source, "target": target, "measure": measure, "baseline": baseline, "draw": draw}
-                row |= {"low": low, "high": high, "prompts": len(changes), "effect": changes.mean()}
-                row["effect_low"], row["effect_high"] = _interval(changes.to_numpy(float), seed)
-                row["perplexity"] = float(np.exp(loss - plain.get(target, np.nan)))
-                found.append(row | {"target_language_rate": language})
-    return pd.DataFrame(found)
+    return pd.DataFrame([row for source, rows in replies.items() for row in _effects(source, rows, concept, seed)])
+
+
+def _effects(source: str, rows: Sequence[Row], concept: str, seed: int) -> Iterator[dict[str, Any]]:
+    """The rows of `source_effects` of one source."""
+    judges = list(dict.fromkeys(reader for row in rows for reader in row.get("scores", {}) if reader != OWN))
+    frame = _by_reply(rows, concept, judges).assign(draw=pd.Series([row.get("draw") for row in rows], dtype=float))
+    measures = ("refusal_rate", "concept_score", *(f"concept_score_{name}" for name in judges))
+    frame["refusal_rate"] = frame["refusal_rate"].where(frame["harmful"].eq(True))
+    unsteered = frame[frame["strength"] == 0].groupby(["target", "id"]).mean(numeric_only=True)
+    losses = unsteered["perplexity"].groupby("target").mean()
+    for (target, baseline, draw), group in frame.groupby(["target", "baseline", "draw"], sort=False, dropna=False):
+        low, high = group["strength"].min(), group["strength"].max()
+        ends = {strength: group[group["strength"] == strength].set_index("id") for strength in (low, high)}
+        loss = max(end["perplexity"].mean() for end in ends.values())
+        language = min(end["target_language_rate"].mean() for end in ends.values())
+        zero = unsteered[unsteered.index.get_level_values("target") == target].droplevel("target")
+        for measure in measures:
+            parts = _parts(ends[low][measure], zero[measure], ends[high][measure], seed)
+            if low == high or np.isnan(parts["effect"]):
+                continue
+            row = {"source": source, "target": target, "measure": measure, "baseline": baseline, "draw": draw}
+            row |= {"low": low, "high": high, "prompts": parts.pop("prompts")}
+            row |= {name: parts.pop(name) for name in ("effect", "effect_low", "effect_high")}
+            row["perplexity"] = float(np.exp(loss - losses.get(target, np.nan)))
+            yield row | {"target_language_rate": language, **parts}
+
+
+def _parts(low: pd.Series, zero: pd.Series, high: pd.Series, seed: int) -> dict[str, float]:
+    """The mean change of a measure (by id) between two strengths, and its parts below and above 0, with intervals."""
+    found: dict[str, float] = {}
+    for name, changes in {"effect": high - low, "below": zero - low, "above": high - zero}.items():
+        known = changes.dropna().to_numpy(float)
+        found.setdefault("prompts", len(known))
+        found[name] = known.mean() if len(known) else np.nan
+        found[f"{name}_low"], found[f"{name}_high"] = _interval(known, seed)
+    return found
 
 
 def compared_settings(folder: Path) -> pd.DataFrame:
@@ -182,16 +201,20 @@ def compared_settings(folder: Path) -> pd.DataFrame:
 
     Returns:
         The columns settings (name of the folder; `first` for the first), those settings in which the folders differ
-        (the digest of the prompts as prompts_file), and the columns of `control.csv`.
+        (the name of the prompts' file and the start of its digest as prompts_file), and the columns of `control.csv`.
     """
     paths = [path for path in (folder / "control.csv", *sorted(folder.glob("*/control.csv"))) if path.exists()]
-    known = [json.loads((path.parent / "settings.json").read_text(encoding="utf-8")) for path in paths]
+    known = [read_settings(path.with_name("settings.json")) for path in paths]
     differing = [name for name in CHOICES if len({json.dumps(one.get(name)) for one in known}) > 1]
     parts = []
     for path, settings in zip(paths, known, strict=True):
         name = "first" if path.parent == folder else path.parent.name
-        part = pd.read_csv(path, dtype={"target": str}, keep_default_na=False, na_values=[""])
-        values = {one: ",".join(map(str, np.atleast_1d(settings.get(one)))) for one in differing}
+        with readable(path):
+            raw = io.BytesIO(read_regular(path))
+            part = pd.read_csv(raw, dtype={"target": str}, keep_default_na=False, na_values=[""])
+        values = {one: ",".join(map(str, np.atleast_1d(settings.get(one, "None")))) for one in differing}
+        if "prompts" in values:
+            values["prompts"] = f"{settings.get('prompts_name', '')} {values['prompts'][:8]}".strip()
         for column, value in reversed({"settings": name, **values}.items()):
             # In `control.csv`, `prompts` is their number.
             part.insert(0, f"{column}_file" if column in part else column, value)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from repe.data import unique_keys
 from repe.errors import UserError, first_of
 from repe.files import is_plain_name, numbered_lines, read_regular
 
@@ -108,9 +109,12 @@ def _records(raw: bytes, suffix: str) -> list[tuple[int, Any]]:
     """The entries of a file, each with its line's or its own number; what is not an object is kept for the message."""
     if suffix == ".csv":
         text = io.StringIO(raw.decode("utf-8-sig"), newline="")
-        return [*enumerate(csv.DictReader(text, strict=True), start=2)]
+        rows = [*csv.DictReader(text, strict=True)]
+        if any(None in row for row in rows):
+            raise ValueError("a line has more cells than the first one")
+        return [*enumerate(rows, start=2)]
     if suffix == ".json":
-        content = json.loads(raw.decode("utf-8-sig"))
+        content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=unique_keys)
         parts = [*content.values()] if isinstance(content, dict) else [content]
         if not all(isinstance(part, list) for part in parts):
             raise ValueError("expected a list of objects")
@@ -120,9 +124,11 @@ def _records(raw: bytes, suffix: str) -> list[tuple[int, Any]]:
 
 def _parsed(line: str) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
+        return json.loads(line, object_pairs_hook=unique_keys)
+    except (json.JSONDecodeError, RecursionError):
         return None
+    except ValueError as error:  # equal keys, or a number that is too long
+        return error
 
 
 def _prompt(content: Any, names: Mapping[str, str], number: int | None, words: bool) -> Prompt:
@@ -138,7 +144,7 @@ def _prompt(content: Any, names: Mapping[str, str], number: int | None, words: b
         ValueError: the entry is not valid; says why.
     """
     if not isinstance(content, dict):
-        raise ValueError("not a JSON object")
+        raise ValueError(f"not a JSON object ({content})" if isinstance(content, Exception) else "not a JSON object")
     absent = {"id": number}
     found = {
         ours: theirs[1:] if theirs.startswith(":") else content.get(theirs, absent.get(ours))

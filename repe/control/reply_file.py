@@ -11,7 +11,7 @@ from typing import Any, Self
 from repe.constants import BASELINES
 from repe.control.prompts import Prompt
 from repe.errors import UserError
-from repe.files import locked, read_regular, write_whole
+from repe.files import are_names, locked, read_regular, write_whole
 
 Row = dict[str, Any]
 """A line: id, lang, harmful, strength, baseline, prompt, reply; then draw (number of the random direction),
@@ -26,6 +26,12 @@ CHOICES = (
     *("max_new_tokens", "temperature", "top_p", "num_beams", "seed"),
 )
 LONGEST_NAME = 100
+# Of the fields of a line that every one has.
+TYPES: dict[str, Any] = {
+    **dict.fromkeys(("id", "lang", "baseline", "prompt", "reply"), str),
+    **{"harmful": bool | None, "strength": float | int, "draw": int | None, "tokens": int},
+    **{"loss": float | int | None, "repetition": float | int},
+}
 
 
 class ReplyFile:
@@ -54,13 +60,12 @@ class ReplyFile:
         """
         if not self.path.exists():
             return {}
-        with _readable(self.path):
+        with readable(self.path):
             # splitlines would also split at characters that are valid in a reply, such as U+2028.
             lines = read_regular(self.path).decode().removesuffix("\n").split("\n")
             rows = [json.loads(line) for line in lines]
-            if not all(isinstance(row["reply"], str) and isinstance(row["harmful"], bool | None) for row in rows):
-                raise ValueError("a reply is not text")
-            "".join(row["reply"] for row in rows).encode()  # refuses half a surrogate pair
+            for row in rows:
+                _check_row(row)
             return self._by_key(rows)
 
     def _by_key(self, rows: Iterable[Row]) -> dict[Key, Row]:
@@ -101,15 +106,15 @@ class ReplyFile:
         """Check that the replies in the file were made with the settings of this run.
 
         Raises:
-            UserError: settings differ; the message names each with both values.
+            UserError: settings differ; the message names each.
         """
         known, now = self.known_settings, self.settings
-        kept = ("vectors", "readers")
+        kept = ("vectors", "readers", "prompts_name")
         # Vectors are compared only for languages that both runs use.
         both = known["vectors"].keys() & now["vectors"].keys()
         pairs = {name: (known.get(name), now.get(name)) for name in {**now, **known} if name not in kept}
         pairs |= {f"vectors of {name}": (known["vectors"][name], now["vectors"][name]) for name in sorted(both)}
-        if different := [f"{name} was {old!r}, is {new!r}" for name, (old, new) in pairs.items() if old != new]:
+        if different := [_difference(name, old, new) for name, (old, new) in pairs.items() if old != new]:
             raise UserError(
                 f"{self.path} was made with other settings ({'; '.join(different)}): use the same settings, replace it "
                 "with --overwrite, or choose another --res-dir or --model-label"
@@ -120,11 +125,7 @@ class ReplyFile:
         """The settings of the replies in the file; those of this run if there is no file."""
         if not self.path.exists():
             return self.settings
-        with _readable(self.settings_path):
-            known: dict[str, Any] = json.loads(read_regular(self.settings_path))
-            if not isinstance(known["vectors"], dict):
-                raise ValueError("vectors are not a table by language")
-            return known
+        return read_settings(self.settings_path)
 
     def clear(self) -> None:
         """Delete the replies in the file."""
@@ -153,6 +154,39 @@ class ReplyFile:
             write_whole(self.path, lambda file: file.write(lines.encode()))
 
 
+def _difference(name: str, old: Any, new: Any) -> str:
+    """What differs in a setting, in words."""
+    if name == "weights" or name.startswith("vectors of "):  # digests, which say nothing to a reader
+        return f"{name} have changed since"
+    return f"{name} was {old!r}, is {new!r}"
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The content of `settings.json`.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    with readable(path):
+        known: dict[str, Any] = json.loads(read_regular(path))
+        if not (isinstance(known["vectors"], dict) and isinstance(known.get("readers", {}), dict)):
+            raise ValueError("vectors and readers must be tables")
+        _as_json(known).encode()  # refuses half a surrogate pair
+        return known
+
+
+def _check_row(row: Row) -> None:
+    """Raise an error unless `row` has the form of a reply."""
+    if wrong := [name for name, kind in TYPES.items() if not isinstance(row[name], kind)]:
+        raise ValueError(f"{wrong[0]} is {row[wrong[0]]!r:.40}")
+    scores = row.get("scores", {})
+    if not all(isinstance(score, float) for by_concept in scores.values() for score in by_concept.values()):
+        raise ValueError("scores must be numbers")
+    if not (are_names(scores) and all(map(are_names, scores.values()))):
+        raise ValueError("scores must be by reader and concept")
+    _as_json(row).encode()  # refuses half a surrogate pair, and numbers that are not finite
+
+
 def _short(name: str, value: Any) -> str:
     """A setting in a folder's name."""
     if name == "prompts":
@@ -163,11 +197,17 @@ def _short(name: str, value: Any) -> str:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """Turn the errors of a damaged file into one that names it.
+
+    Raises:
+        UserError: reading it fails.
+    """
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error!r}): generate the replies again with --overwrite") from error
+    except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+        remedy = "delete it, or generate the replies again with --overwrite"
+        raise UserError(f"{path} is damaged ({error!r:.300}): {remedy}") from error
 
 
 def _as_json(value: dict[str, Any], indent: int | None = None) -> str:

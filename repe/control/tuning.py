@@ -3,8 +3,8 @@
 Each setting is a range of layers and a strength, tried with both signs on a third of the prompts. Damage is measured
 against the unsteered model: the KL divergence of the next token's distribution on harmless prompts, as in heretic
 (github.com/p-e-w/heretic), and perplexity and repetition of the replies. The effect is the difference of the mean
-concept scores of replies between the two signs. Replies are generated only for settings whose divergence is within the
-budget, and of these only for the strongest two of each range.
+concept scores of replies between the two signs. In each range of layers, strengths rise until the divergence exceeds
+the budget; replies are generated for the strongest two within it.
 """
 
 import hashlib
@@ -20,9 +20,10 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from repe.control.experiment import ControlExperiment
+from repe.control.experiment import UNCHANGED_PROMPTS, ControlExperiment
 from repe.control.generation import (
     PromptBatch,
+    ReadPrompts,
     decode,
     generate,
     next_token_log_probabilities,
@@ -30,12 +31,15 @@ from repe.control.generation import (
     read_prompts,
     reply_losses,
 )
+from repe.control.prompts import Prompt
 from repe.control.replies import repetition
+from repe.control.reply_file import readable
 from repe.control.scores import concept_scores
 from repe.control.settings import Condition
 from repe.control.steering import parse_layers, steered
 from repe.data import item_position
 from repe.errors import UserError
+from repe.files import numbered_lines, read_regular
 from repe.models.model import Model
 
 RANGES = ("0.2:0.35", "0.25:0.45", "0.3:0.6", "0.4:0.6", "0.5:0.7")
@@ -51,13 +55,13 @@ KL, PERPLEXITY, REPETITION = 0.5, 2.0, 0.2
 REPLY_TOKENS = 32
 
 
-def tuning_prompts(experiment: ControlExperiment) -> tuple[list[Any], list[Any]]:
+def tuning_prompts(experiment: ControlExperiment) -> tuple[list[Prompt], list[Prompt]]:
     """Prompts to tune on (a third, by hash of the id) and the rest.
 
     Raises:
         UserError: one of the two is empty.
     """
-    parts: tuple[list[Any], list[Any]] = [], []
+    parts: tuple[list[Prompt], list[Prompt]] = [], []
     for prompt in experiment.prompts:
         parts[item_position(prompt.id) >= TUNING_SHARE].append(prompt)
     if not all(parts):
@@ -84,34 +88,39 @@ class Tuner:
         tokens = min(REPLY_TOKENS, self.experiment.settings.decoding.max_new_tokens)
         self.decoding = replace(self.experiment.settings.decoding, max_new_tokens=tokens)
         self.batches = prompt_batches(self.model, self.prompts, tokens)
-        self.harmless = prompt_batches(self.model, harmless, 1)
-        self.read = cache(lambda batch: read_prompts(self.model, self.batches[batch].tokens))
+        self.harmless = [*self._read_harmless(harmless)]
+        # The unsteered model reads each batch once.
+        self.read = cache(lambda number: read_prompts(self.model, self.batches[number].tokens))
         self.path = self.experiment.folder / "tune.jsonl"
         record = {**self.experiment.file.settings, "layers": None, "ids": [prompt.id for prompt in self.prompts]}
         self.digest = hashlib.sha256(json.dumps([record, tokens], sort_keys=True).encode()).hexdigest()[:16]
-        for line in self.path.read_text().splitlines() if self.path.exists() else ():
-            row = json.loads(line)
-            if row["run"] == self.digest:
-                self.rows.setdefault(row["key"], {}).update(row["measures"])
+        if self.path.exists():
+            self._read_trials()
+
+    def _read_trials(self) -> None:
+        """Take over what an interrupted run has measured."""
+        with readable(self.path):
+            for _, line in numbered_lines(read_regular(self.path)):
+                row = json.loads(line)
+                if row["run"] == self.digest:
+                    measures = {str(name): float(value) for name, value in row["measures"].items()}
+                    self.rows.setdefault(str(row["key"]), {}).update(measures)
 
     def choose(self) -> pd.DataFrame:
         """Try all settings.
 
         Returns:
-            One row for each setting, with the columns layers, strength, kl, perplexity (times the unsteered one) and
-            repetition, each the larger of both signs; effect, rise_positive and rise_negative in class distances (NaN
-            where no replies were generated), and chosen, true for at most one.
+            One row for each setting that was tested, with the columns layers, strength, kl, perplexity (times the
+            unsteered one) and repetition, each the larger of both signs; effect, rise_positive and rise_negative in
+            class distances (NaN where no replies were generated), and chosen, true for at most one.
         """
-        settings = [(span, strength) for span in self._ranges() for strength in STRENGTHS]
         reference = self._distributions({})
-        with tqdm(settings, desc="tuning: divergence", unit="setting") as bar:
-            for span, strength in bar:
-                for signed in (-strength, strength):
-                    self._measure(span, signed, "kl", lambda steps: self._divergence(steps, reference))
-        kept = [(span, strength) for span, strength in settings if self._worst(span, strength, "kl") <= KL]
-        tried = [
-            one for span in self._ranges() for one in [pair for pair in kept if pair[0] == span][-TRIED_PER_RANGE:]
-        ]
+        settings, tried = [], []
+        with tqdm(self._ranges(), desc="tuning: divergence", unit="range") as bar:
+            for span in bar:
+                tested = [(span, strength) for strength in self._until_damage(span, reference)]
+                settings += tested
+                tried += [pair for pair in tested if self._worst(*pair, "kl") <= KL][-TRIED_PER_RANGE:]
         self._measure((), 0.0, "score", self._replies)
         with tqdm(tried, desc="tuning: replies", unit="setting") as bar:
             for span, strength in bar:
@@ -121,6 +130,15 @@ class Tuner:
         fits = (table["perplexity"] <= PERPLEXITY) & (table["repetition"] <= REPETITION) & (table["kl"] <= KL)
         effect = table["effect"].where(fits & (table["effect"] > 0))
         return table.assign(chosen=table.index == effect.idxmax() if effect.notna().any() else False)
+
+    def _until_damage(self, span: tuple[int, ...], reference: torch.Tensor) -> Iterator[float]:
+        """Strengths with their divergence measured, up to the first whose divergence exceeds the budget."""
+        for strength in STRENGTHS:
+            for signed in (-strength, strength):
+                self._measure(span, signed, "kl", lambda steps: self._divergence(steps, reference))
+            yield strength
+            if self._worst(span, strength, "kl") > KL:
+                return
 
     def _ranges(self) -> list[tuple[int, ...]]:
         """The ranges of layers, without repeats."""
@@ -151,13 +169,30 @@ class Tuner:
         width = max(map(len, batch.tokens))
         return steered(self.model.lm, self.model.blocks, steps, settings.operator, settings.scope, width)
 
+    def _leaves_prompts(self, steps: dict[int, torch.Tensor]) -> bool:
+        """Whether no token of a prompt but its last one is steered."""
+        return not steps or self.experiment.settings.scope in UNCHANGED_PROMPTS
+
     def _distributions(self, steps: dict[int, torch.Tensor]) -> torch.Tensor:
         """Log probabilities of the next token after the harmless prompts, (prompts, vocabulary)."""
         found = []
-        for batch in self.harmless:
+        for batch, read, tokens in self.harmless:
             with self._steered(steps, batch):
-                found.append(next_token_log_probabilities(self.model, batch.tokens))
+                kept = read if self._leaves_prompts(steps) else None
+                found.append(next_token_log_probabilities(self.model, tokens, kept))
         return torch.cat(found)
+
+    def _read_harmless(self, prompts: Sequence[Prompt]) -> Iterator[tuple[PromptBatch, ReadPrompts, list[list[int]]]]:
+        """Batches of prompts, read once, and the tokens after which the divergence is measured.
+
+        With the scope `generated`, these end with the first token of the unsteered reply, the first to be steered.
+        """
+        for batch in prompt_batches(self.model, prompts, 2):
+            read, tokens = read_prompts(self.model, batch.tokens), [[*ids] for ids in batch.tokens]
+            if self.experiment.settings.scope == "generated":
+                first = next_token_log_probabilities(self.model, tokens, read).argmax(dim=-1).tolist()
+                tokens = [[*ids, one] for ids, one in zip(tokens, first, strict=True)]
+            yield batch, read, tokens
 
     def _divergence(self, steps: dict[int, torch.Tensor], reference: torch.Tensor) -> dict[str, float]:
         """The mean KL divergence of the steered from the unsteered distribution, in nats."""
@@ -168,9 +203,11 @@ class Tuner:
         """Mean concept score, loss and repetition of the replies."""
         scores, losses, repeated = [], [], []
         for number, batch in enumerate(self.batches):
+            read = self.read(number)
+            kept = read if self._leaves_prompts(steps) else None
             with self._steered(steps, batch):
-                replies = generate(self.model, batch.tokens, self.decoding)
-            losses += [loss for loss in reply_losses(self.model, self.read(number), replies) if loss is not None]
+                replies = generate(self.model, batch.tokens, self.decoding, read=kept)
+            losses += [loss for loss in reply_losses(self.model, read, replies) if loss is not None]
             repeated += [repetition(reply) for reply in replies]
             texts = [
                 (prompt.lang, decode(self.model, reply)) for prompt, reply in zip(batch.prompts, replies, strict=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repe.errors import UserError
-from repe.models.limits import check_index
+from repe.models.limits import check_files
 
 # Files of a model and its tokenizer; safetensors are preferred, the rest of a repository is never downloaded.
 SMALL_FILES = ("*.json", "*.model", "*.tiktoken", "*.txt", "*.jinja")
@@ -79,7 +79,7 @@ def find(source: str, revision: str | None = None, with_code: bool = False) -> M
             raise UserError(
                 f"{path} has no config.json: give the folder of a Transformers model or a hub id with --model-path"
             )
-        check_index(path)
+        check_files(path)
         return ModelFolder(path, path.resolve().name, "")
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise UserError(f"--model-path {source}: the folder does not exist, and a hub id has the form owner/name")
@@ -97,7 +97,7 @@ def _download(hub_id: str, revision: str | None, with_code: bool) -> ModelFolder
         weights = WEIGHTS[:1] if any(name.endswith(".safetensors") for name in names) else WEIGHTS
         wanted = [*SMALL_FILES, *weights, *(["*.py"] if with_code else [])]
         path = snapshot_download(hub_id, revision=info.sha, allow_patterns=wanted, ignore_patterns=[*NEVER])
-        check_index(Path(path))
+        check_files(Path(path))
         return ModelFolder(Path(path), hub_id, str(info.sha))
     except errors.HFValidationError as error:
         raise UserError(
@@ -126,5 +126,5 @@ def _cached(hub_id: str, revision: str | None, reason: Exception) -> ModelFolder
             f"{hub_id} is not on this machine and the model hub cannot be reached ({str(reason).splitlines()[0]}): "
             "download it on a machine with a network and give its folder with --model-path"
         ) from reason
-    check_index(path)
+    check_files(path)
     return ModelFolder(path, hub_id, path.name)

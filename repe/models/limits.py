@@ -5,22 +5,26 @@ import os
 import select
 import signal
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from repe.errors import UserError
-from repe.files import open_regular
+from repe.files import LARGEST as LARGEST_FILE
+from repe.files import read_regular
 
 # Larger than in any model: a config that says more would take hours or all memory before its weights are read.
 LARGEST = {
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 1_000),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 300),
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "num_attention_heads"), 100_000),
     **dict.fromkeys(("vocab_size", "padded_vocab_size", "intermediate_size"), 10_000_000),
 }
 ATTENTIONS = (None, "eager", "sdpa")
+READ_WHOLE = (".json", ".jinja", ".model", ".tiktoken", ".txt")
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+# Weights in a byte of the files (GGUF has types of 1.6 bits), and in any model.
+MOST_PER_BYTE, FEW = 8, 10_000_000
 # Seconds and further bytes that a chat template may take.
 SECONDS, MEMORY = 5.0, 1 << 29
 
@@ -34,21 +38,51 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     for name, largest in LARGEST.items():
         for part in (config, *(value for value in config.values() if isinstance(value, dict))):
             value = part.get(name)
-            if isinstance(value, int) and value > largest:
-                raise UserError(f"{path}: {name} is {value}, more than in any model: download the config again")
-    check_names([config.get("transformers_weights")], path)
+            if isinstance(value, int) and not 0 <= value <= largest:
+                raise UserError(f"{path}: {name} is {value}, not 0 to {largest}: download the config again")
+    if "transformers_weights" in config:
+        check_names([config["transformers_weights"]], path)
 
 
-def check_index(folder: Path) -> None:
-    """Refuse a list of weight files that names files outside of the folder, or in folders below it.
+def check_size(config: Any, make: Callable[[Any], Any], weights: Sequence[Path], path: Path) -> None:
+    """Refuse a config of many more weights than the files can hold: those that are missing would be drawn at random.
+
+    Args:
+        config: of Transformers.
+        make: the model of a config.
+        weights: the files of weights. Without any, random weights have to fit into memory.
+        path: of the config, for the message.
 
     Raises:
-        UserError: it does, or it cannot be read.
+        UserError: it describes too many.
     """
+    import torch
+
+    with torch.device("meta"):
+        described = sum(one.numel() for one in make(config).parameters())
+    there = sum(one.stat().st_size for one in weights)
+    most = MOST_PER_BYTE * there + FEW
+    if not weights:
+        most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    if described > most:
+        files = f"weight files of {there} bytes" if weights else "the memory of this machine"
+        raise UserError(f"{path} describes {described:.2g} weights, too many for {files}: download it again")
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a folder with pipes, or very large files beside the weights, or a list of weights that leads elsewhere.
+
+    Raises:
+        UserError: it has such files, or the list cannot be read.
+    """
+    for path in folder.glob("*"):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path} is not a regular file: download the model again")
+        if path.suffix in READ_WHOLE and path.exists() and path.stat().st_size > LARGEST_FILE:
+            raise UserError(f"{path} is larger than {LARGEST_FILE >> 20} MiB: download the model again")
     for path in (folder / name for name in INDEXES if (folder / name).exists()):
         try:
-            with open_regular(path) as file:
-                names = {*json.load(file)["weight_map"].values()}
+            names = {*json.loads(read_regular(path))["weight_map"].values()}
         except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
             raise UserError(f"{path} cannot be read ({error!r:.100}): download it again") from error
         check_names(names, path)

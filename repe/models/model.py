@@ -74,6 +74,9 @@ class Model:
         self.verified = (0, 0)
         self.limits: dict[str, int] = {}
 
+    def __repr__(self) -> str:
+        return f"Model({self.label}, {self.layers} layers, hidden size {self.hidden_size}, on {self.device})"
+
     @cached_property
     def layout(self) -> str:
         from repe.vectors.packing import find_layout  # only where several texts share tokens

@@ -17,6 +17,8 @@ PLAIN = PLACE
 LLAMA2_CHAT = "[INST] {input} [/INST] "
 # The tokenizer's own chat template: a user turn, up to where the reply begins.
 AUTO = "auto"
+# Characters that a chat template may make of a short text.
+LONGEST_TEMPLATE = 100_000
 
 # Some chat templates write today's date into the prompt; states would then depend on the day they were collected.
 FIXED_DATE = "26 Jul 2024"
@@ -152,12 +154,15 @@ def resolve_template(template: str, tokenizer: Any) -> Template:
         return Template(check_template(template), special_tokens=True)
     if not getattr(tokenizer, "chat_template", None):
         return Template(PLAIN, special_tokens=True)
+    named = f"the tokenizer's chat template in {tokenizer.name_or_path}".removesuffix(" in ")
     try:
         text = _rendered(tokenizer, [{"role": "user", "content": PLACE}])
     except (OSError, ValueError) as error:
-        raise UserError(f"the tokenizer's chat template fails ({error}): give another with --template") from error
+        raise UserError(f"{named} fails ({error}): give another with --template") from error
     if PLACE not in text:
-        raise UserError(f"the tokenizer's chat template drops the text: give another with --template '{PLAIN}'")
+        raise UserError(f"{named} drops the text: give another with --template '{PLAIN}'")
+    if len(text) > LONGEST_TEMPLATE:
+        raise UserError(f"{named} makes {len(text)} characters of a short text: give another with --template")
     return Template(text, special_tokens=False)
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import nn
 from repe.errors import UserError
 from repe.files import open_regular
 from repe.models import hub
-from repe.models.limits import check_config, pinned_attention
+from repe.models.limits import check_config, check_size, pinned_attention
 from repe.models.model import Model, find_blocks
 from repe.models.registry import AUTO, Template, check_template, resolve_template, untrained_suffix
 from repe.vectors.hidden_states import ROUNDING, last_token_states, relative_difference, tokenize
@@ -232,42 +232,36 @@ class ModelSource:
         on_all = self.device.type == "cuda" and self.device.index is None
         where: Any = "auto" if on_all else {"": str(self.device)}
         kind = transformers.AutoModelForCausalLM if with_head else transformers.AutoModel
-        if self.untrained is not None:
-            return self._random_weights(kind)
         if self.config.get("model_type") == QWEN1:
+            if self.untrained is not None:
+                raise UserError("--untrained is not available for first-generation Qwen: use another model")
             from repe.models.qwen1.weights import load_model as load_qwen1  # only for this one format
 
             return load_qwen1(self.folder.path, dtype=self.dtype, device_map=where, trunk_only=not with_head)
+        code = {"trust_remote_code": self.trust_remote_code}
+        options = {"local_files_only": True, **code, **self.folder.options, **pinned_attention(self.config)}
+        config = transformers.AutoConfig.from_pretrained(self.folder.path, **options)
+        path = self.folder.path / self.folder.options.get("gguf_file", "config.json")
+        check_size(config, partial(kind.from_config, **code), self.folder.weights, path)
+        if self.untrained is not None:
+            return self._random_weights(kind, config)
         lm, info = kind.from_pretrained(
             self.folder.path,
             dtype=self.dtype,
             device_map=where,
-            trust_remote_code=self.trust_remote_code,
-            local_files_only=True,
             output_loading_info=True,
-            **pinned_attention(self.config),
             # Reported in `info` like what is missing, instead of an error that names no tensor.
             ignore_mismatched_sizes=True,
-            **self.folder.options,
+            **options,
         )
         self._check_weights(getattr(lm, "language_model", lm), info, with_head)
         return lm
 
-    def _random_weights(self, kind: Any) -> Any:
+    def _random_weights(self, kind: Any, config: Any) -> Any:
         """The architecture with weights as they are before training, drawn on the CPU so that a seed gives the same."""
-        if self.config.get("model_type") == QWEN1:
-            raise UserError("--untrained is not available for first-generation Qwen: use another model")
-        options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
-        config = transformers.AutoConfig.from_pretrained(
-            self.folder.path,
-            local_files_only=True,
-            **options,
-            **pinned_attention(self.config),
-            **self.folder.options,
-        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.untrained or 0)
-            lm = kind.from_config(config, dtype=torch.float32, **options)
+            lm = kind.from_config(config, dtype=torch.float32, trust_remote_code=self.trust_remote_code)
         device = torch.device("cuda", 0) if self.device == torch.device("cuda") else self.device
         return lm.to(device=device, dtype=self.dtype)
 

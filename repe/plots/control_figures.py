@@ -33,7 +33,7 @@ def figures(measures: pd.DataFrame, source: str) -> dict[str, Figure]:
     """The figures of a run by file name, those that its prompts and vectors allow.
 
     The refusal rate needs prompts that say whether they are harmful, the concept score vectors with class means. One of
-    the two is always drawn as `figure_control`: the refusal rate if there is one.
+    the two is always drawn as `figure_control`: the refusal rate, or the concept score if no prompt says so.
     """
     known = measures["harmful"].notna().any(), measures["concept_score"].notna().any()
     drawn = {
@@ -42,8 +42,7 @@ def figures(measures: pd.DataFrame, source: str) -> dict[str, Figure]:
         if is_known
     }
     if not known[0]:
-        column, label, limits = _FIGURES[int(known[1])][1:]
-        drawn["figure_control"] = panels(measures, source, column, label, limits)
+        drawn = {"figure_control": drawn["figure_control_score"] if known[1] else panels(measures, source)}
     return drawn
 
 
@@ -64,6 +63,7 @@ def panels(
         label: of its axis.
         limits: of its axis; None for those of the data.
     """
+    says_harmful = bool(measures["harmful"].notna().any())
     measures = measures.assign(harmful=measures["harmful"].map({True: True, False: False}).fillna(True).astype(bool))
     targets = list(dict.fromkeys(measures["target"]))
     columns = near_square(len(targets))
@@ -84,11 +84,18 @@ def panels(
         lowest.tick_params(labelbottom=True)
     figure.supxlabel("Strength", fontsize=TEXT)
     figure.supylabel(label, fontsize=TEXT)
+    _legend(figure, columns, says_harmful)
+    return figure
+
+
+def _legend(figure: Figure, columns: int, says_harmful: bool) -> None:
+    """One legend for all panels; without harmful prompts, entries do not name them."""
     labelled = [axes.get_legend_handles_labels() for axes in figure.axes]
     lines = {name: line for handles, labels in labelled for line, name in zip(handles, labels, strict=True)}
-    shown = [lines[name] for name in (*(line[2] for line in _LINES), _UNSTEERED) if name in lines]
-    figure.legend(handles=shown, loc="outside upper center", ncols=min(len(shown), max(1, columns)), borderpad=0.1)
-    return figure
+    shown = [name for name in (*(line[2] for line in _LINES), _UNSTEERED) if name in lines]
+    names = [name if says_harmful else name.split(",")[0] for name in shown]
+    columns = min(len(shown), max(1, columns))
+    figure.legend([lines[one] for one in shown], names, loc="outside upper center", ncols=columns, borderpad=0.1)
 
 
 def _panel(axes: Axes, rows: pd.DataFrame, is_source: bool, column: str) -> None:

@@ -12,10 +12,19 @@ _MARKERS = "os^vD<>PXph*8d1+"
 _SIDES = ((HUES[0], "positive side"), (HUES[1], "negative side"))
 
 
+def shared_direction(states: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The mean of the languages' unit differences of class means, at unit length: (hidden,).
+
+    Args:
+        states: (pairs, 2, hidden) by language, the positive text first.
+    """
+    differences = [one[:, 0].mean(axis=0) - one[:, 1].mean(axis=0) for one in states.values()]
+    shared = np.sum([one / np.linalg.norm(one) for one in differences], axis=0)
+    return shared / np.linalg.norm(shared)  # type: ignore[no-any-return]
+
+
 def plane_of_concept(states: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """States along the languages' shared direction, and along the first component across it.
-
-    The shared direction is the mean of the languages' unit differences of class means.
 
     Args:
         states: (pairs, 2, hidden) by language, the positive text first.
@@ -23,10 +32,7 @@ def plane_of_concept(states: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     Returns:
         (pairs, 2, 2) by language; the origin is the mean of all states.
     """
-    differences = [one[:, 0].mean(axis=0) - one[:, 1].mean(axis=0) for one in states.values()]
-    shared = np.sum([one / np.linalg.norm(one) for one in differences], axis=0)
-    shared /= np.linalg.norm(shared)
-    centred = _centred(states)
+    shared, centred = shared_direction(states), _centred(states)
     across = _components(centred - np.outer(centred @ shared, shared), 1)
     return _projected(states, np.stack([shared, across[0]]))
 

@@ -38,14 +38,21 @@ COLUMNS = 3
 def trait_panels(table: pd.DataFrame, families: Mapping[str, Family]) -> Figure:
     """The traits of each model, with 95 % intervals where there are any; two dashes where a trait is not known.
 
+    Panels that would show no value are left out.
+
     Args:
         table: from `repe.analysis.traits.trait_table`.
         families: family of each model, in the order of the rows.
     """
-    rows = -(-len(PANELS) // COLUMNS)
+    known = {*table["trait"][table["value"].notna()]}
+    panels = {title: traits for title, traits in PANELS.items() if known & {*traits}}
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
     figure = new_figure(PAGE_WIDTH, rows * (0.85 + 0.2 * len(families) + LINE))
-    grid = figure.subplots(rows, COLUMNS, squeeze=False, sharey=True)
-    for axes, (title, traits) in zip(grid.flat, PANELS.items(), strict=False):
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes, (title, traits) in zip(grid.flat, panels.items(), strict=False):
         for place, (trait, label) in enumerate(traits.items()):
             offset = (place - (len(traits) - 1) / 2) * 0.7 / len(traits)
             _draw(axes, table[table["trait"] == trait], families, MARKERS[place], offset)

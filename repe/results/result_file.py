@@ -6,6 +6,7 @@ is locked while it changes and replaced as a whole.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +60,7 @@ class ResultFile:
         Raises:
             UserError: the file is damaged, would run code, or was written by a later version.
         """
+        self.__dict__["_version"] = self._on_disk()
         if not self.has_file:
             return {"format": FORMAT, "meta": {}, "layers": [], **{table: {} for table in self.tables}}
         content = read_archive(self.path)
@@ -203,7 +205,7 @@ class ResultFile:
                 was made from inputs that have changed.
         """
         with locked(self.path):
-            self._forget()
+            self.refresh()
             old = {} if overwrite and not self._mergeable(meta) else self.content
             if old and overwrite:
                 old = self._without_stale(meta)
@@ -220,11 +222,21 @@ class ResultFile:
             content = {"format": FORMAT, "meta": made_by, "layers": numbers, **merged}
             self._check(content)
             torch_archive.write(self.path, content)
-            self._forget()
+            # What was just written need not be read: a run adds to the file once for each language.
+            written = {"content": {**{table: {} for table in self.optional}, **content}, "_version": self._on_disk()}
+            self.__dict__ = self.__getstate__() | written
 
-    def _forget(self) -> None:
-        """Read the file again when it is needed next."""
-        self.__dict__ = self.__getstate__()
+    def refresh(self) -> None:
+        """Read the file again when it is needed next, if another run has changed it."""
+        if self.__dict__.get("_version") != self._on_disk():
+            self.__dict__ = self.__getstate__()
+
+    def _on_disk(self) -> tuple[int, ...] | None:
+        """What changes when the file is replaced; None if it does not exist."""
+        with suppress(OSError):
+            found = self.path.stat()
+            return found.st_ino, found.st_size, found.st_mtime_ns
+        return None
 
     def _without_stale(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """The content without results of other inputs than `meta`'s."""

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import re
+import sys
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -143,12 +144,18 @@ def holds(value: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
 
 
 def _in_order(value: Any) -> Any:
-    """`value` with languages in the paper's order, so that bytes do not depend on the order of additions."""
+    """`value` with languages in the paper's order and equal texts as one object, which pickles refer to.
+
+    So bytes do not depend on the order of additions, nor on what was read from a file.
+    """
+    if isinstance(value, list):
+        return [_in_order(item) for item in value]
+    if isinstance(value, str):
+        return sys.intern(value)
     if not isinstance(value, dict):
         return value
-    if any(name in LANGUAGES for name in value):
-        return {name: _in_order(value[name]) for name in in_paper_order(value, LANGUAGES)}
-    return {name: _in_order(item) for name, item in value.items()}
+    names = in_paper_order(value, LANGUAGES) if any(name in LANGUAGES for name in value) else value
+    return {sys.intern(name): _in_order(value[name]) for name in names}
 
 
 def _sharing_storage(content: dict[str, Any]) -> dict[str, Any]:

@@ -82,5 +82,5 @@ class _NoModel:
     def load(self) -> Any:
         raise UserError(
             f"--cache-states has no states of {self.label} for this data: run collect_vector.py with the same "
-            "--cache-states and --data-dir first (with --overwrite if its vectors exist)"
+            "--cache-states and --data-dir first, and with --overwrite if it has collected the vectors without a cache"
         )

@@ -15,7 +15,8 @@ from repe.control.reply_file import ReplyFile
 from repe.control.scores import OWN, Reader
 from repe.control.settings import ControlSettings
 from repe.control.steering import parse_layers
-from repe.errors import UserError
+from repe.errors import UserError, printable
+from repe.files import read_regular
 from repe.models.source import ModelSource
 from repe.results.result_file import SETTINGS, Kind
 from repe.results.vector_file import VectorFile
@@ -23,6 +24,8 @@ from repe.runs import stage
 from repe.runs.arguments import named_model, results_folder
 from repe.runs.control_arguments import INSTRUCTIONS
 from repe.vectors.concept_vectors import ConceptVectors
+
+CONCEPT = "harmfulness"  # unless --concept names others
 
 
 def prepare(args: argparse.Namespace, model: ModelSource) -> list[ControlExperiment]:
@@ -40,7 +43,7 @@ def prepare(args: argparse.Namespace, model: ModelSource) -> list[ControlExperim
     reader = Reader(OWN, readable(args, model.label, languages))
     compared = languages if "target_vector" in args.baseline else []
     experiments = []
-    for concept, file in stage.result_files(args, model.label, args.concept or ["harmfulness"], VectorFile).items():
+    for concept, file in vector_files(args, model.label).items():
         vectors = file.of(list(dict.fromkeys([*args.source_lang, *compared])))
         file.check_settings(meta, "use these, or collect the vectors again with collect_vector.py --overwrite")
         layers = parse_layers(args.layers, len(vectors[args.source_lang[0]].directions))
@@ -53,7 +56,7 @@ def prepare(args: argparse.Namespace, model: ModelSource) -> list[ControlExperim
             inputs |= {f"instructions in {language}": _digest(sides) for language, sides in instructions.items()}
             record = {
                 **{name: meta[name] for name in SETTINGS if name in meta},
-                **{"prompts": prompt_file.sha256, "vectors": inputs},
+                **{"prompts": prompt_file.sha256, "prompts_name": printable(prompt_file.path.name), "vectors": inputs},
                 **settings.record(),
             }
             folder = file.path.parent / "control" / source
@@ -65,6 +68,18 @@ def prepare(args: argparse.Namespace, model: ModelSource) -> list[ControlExperim
             if not args.overwrite:
                 replies.check_settings()
     return experiments
+
+
+def vector_files(args: argparse.Namespace, label: str) -> dict[str, VectorFile]:
+    """The files of the vectors that steer, by concept.
+
+    Raises:
+        UserError: the default concept has none, and the options name no other.
+    """
+    files = stage.result_files(args, label, args.concept or [CONCEPT], VectorFile)
+    if not args.concept and not (files[CONCEPT].has_file or files[CONCEPT].has_download):
+        raise UserError(f"there is no {files[CONCEPT].path}: run collect_vector.py first, or give another --concept")
+    return files
 
 
 def readable(
@@ -112,7 +127,7 @@ def read_instructions(path: Path, concept: str, languages: Sequence[str]) -> dic
         UserError: the file is not valid, or has none of the concept in a language.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(path))
         found = {language: content.get(concept, {}).get(language, {}) for language in languages}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not a valid file of instructions ({error}): see {INSTRUCTIONS}") from error

@@ -195,8 +195,10 @@ def table1(table: pd.DataFrame) -> str:
     for _, row in table.iterrows():
         known = str(row["pairs"]) + (f" ({row['computed_pairs']} computed)" if row["computed_pairs"] else "")
         rows.append([row["model"], row["distance"], _number(row["direct"]), _number(row["split"]), known])
-    few = "" if table["pairs"].max() >= FEW_PAIRS else f"\nfewer than {FEW_PAIRS} pairs of languages: r says little"
-    return aligned(rows, numbers_right=True) + few
+    notes = [] if table["pairs"].max() >= FEW_PAIRS else [f"fewer than {FEW_PAIRS} pairs of languages: r says little"]
+    if table["direct"].isna().any():
+        notes.append("--: r needs three pairs, and distances that differ")
+    return "\n".join([aligned(rows, numbers_right=True), *notes])
 
 
 def one_way(table: pd.DataFrame) -> str:
@@ -245,25 +247,27 @@ def _of_kind(kind: str) -> str:
 
 
 def traits(table: pd.DataFrame) -> str:
-    """The paper's questions in numbers, with the paper's claims; Table 1 without Split.
+    """The paper's questions in numbers, with the paper's claims; Table 1 without Split; then what is not known.
 
     Args:
         table: from `repe.analysis.traits.trait_table`.
     """
-    lines, said = [], ""
-    for trait, rows in table.groupby("trait", sort=False):
+    lines, said, unknown = [], "", []
+    for _, rows in table[~table["trait"].str.endswith("_split")].groupby("trait", sort=False):
         first = rows.iloc[0]
-        if first["claim"] != said:
-            said = first["claim"]
-            lines.append(f"Section {first['section']}, paper: {said}")
-        if not str(trait).endswith("_split"):
+        if rows["value"].isna().all():
+            unknown.append(first["meaning"])
+        else:
+            if first["claim"] != said:
+                said = first["claim"]
+                lines.append(f"Section {first['section']}, paper: {said}")
             lines.append(f"  {first['meaning']}")
             for kind, alike in rows.groupby("kind", sort=False):
                 numbers = alike[["value", "low", "high"]].to_numpy(dtype=float)
                 named = zip(alike["model"], numbers, strict=True)
                 cells = [f"{model} {with_interval(value, low, high, 3)}" for model, (value, low, high) in named]
                 lines.append(f"    {', '.join(cells)}{_of_kind(str(kind))}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *([f"not known: {'; '.join(unknown)}"] if unknown else [])])
 
 
 def control(table: pd.DataFrame) -> str:
@@ -275,3 +279,26 @@ def control(table: pd.DataFrame) -> str:
     shown = table[table["baseline"].isin(["none", "concept", "random"])]
     known = [name for name in CONTROL if shown[name].notna().any()]
     return shown[known].round(2).to_string(index=False, na_rep="")
+
+
+def effects(table: pd.DataFrame) -> list[str]:
+    """How far the vector moves each target language, beside random directions: a line for each measure.
+
+    Args:
+        table: from `repe.control.measures.source_effects`, of one source.
+    """
+    lines = []
+    for (target, measure), rows in table.groupby(["target", "measure"], sort=False) if len(table) else ():
+        for row in rows[rows["baseline"] == "concept"].to_dict("records"):
+            line = f"{target} {measure} from strength {row['low']:g} to {row['high']:g}: "
+            line += with_interval(row["effect"], row["effect_low"], row["effect_high"])
+            if pd.notna(row["below"]):
+                line += f" ({row['below']:z.2f} below 0, {row['above']:z.2f} above)"
+            if pd.notna(row["perplexity"]):
+                line += f", perplexity at most {row['perplexity']:.2f} times"
+            drawn = rows[rows["baseline"] == "random"]["effect"]
+            if len(drawn):
+                least, most = drawn.min(), drawn.max()
+                line += f"; {len(drawn)} random: mean {drawn.mean():z.2f}, {least:z.2f} to {most:z.2f}"
+            lines.append(line)
+    return lines

@@ -22,7 +22,7 @@ def measured(args: argparse.Namespace, compared: Compared[VectorFile], measure: 
     """One measure of similarity between the languages of each model, at its best layer.
 
     Returns:
-        Columns model, source, target, similarity, floor (shuffled items; NaN for measures of vectors); and what
+        Columns model, source, target, similarity, floor (shuffled items or concepts, or random directions); and what
         `consistency.table1` needs.
 
     Raises:
@@ -42,7 +42,8 @@ def measured(args: argparse.Namespace, compared: Compared[VectorFile], measure: 
         else:
             vectors = {concept: [*file.of(languages).values()] for concept, file in files.items()}
             similarity = best_layer_similarity(similarity_measures.of_vectors(measure, vectors)[None])
-            floor = np.full_like(similarity, np.nan)
+            draws = similarity_measures.floor_of_vectors(measure, vectors)
+            floor = np.mean([best_layer_similarity(one[None]) for one in draws], axis=0)
         models[model] = (compared.families[model], languages, similarity)
         found.append(similarity_table(model, languages, similarity).assign(floor=floor.ravel()))
     return pd.concat(found), models

@@ -98,11 +98,16 @@ def targets_to_recognize(args: argparse.Namespace) -> Iterator[Task]:
     file_type = NullsFile if args.nulls else AccuracyFile
     plan = processes.plan_once(lambda: _plan(args, source, file_type))
     training = _training(args, plan)
+    vector_file = None
     for task in _tasks(args, source, plan, "accuracies", "recognizing"):
         languages = [*plan.wanted[task.concept]]
+        task.file.refresh()  # another run may have added to it
         untried = languages if args.overwrite else task.file.untried(task.language, languages)
         if untried:  # else another run was faster
-            task.sources = vector_files(args, source.label, [task.concept])[task.concept].of(untried)
+            if vector_file is None or vector_file.concept != task.concept:
+                vector_file = vector_files(args, source.label, [task.concept])[task.concept]
+            vector_file.refresh()
+            task.sources = vector_file.of(untried)
             task.meta["vectors"] = {language: one.digest for language, one in task.sources.items()}
             if (args.nulls or args.cache_states) and not (args.folds or args.vectors_from):
                 known = [one for one in (*untried, task.language) if (task.concept, one) in plan.splits]
@@ -303,7 +308,8 @@ def _tasks(args: argparse.Namespace, source: ModelSource, plan: _Plan, what: str
     folder = f"{path.parent.parent}/*/{path.name}"
     if not plan.pending:
         if processes.is_main():
-            print(f"nothing to do: {folder} has all {what} asked for (redo them with --overwrite)")
+            more = ", which also fills --cache-states" if args.cache_states else ""
+            print(f"nothing to do: {folder} has all {what} asked for (redo them with --overwrite{more})")
         return
     share = processes.share({one: plan.sizes[one] for one in plan.pending})
     cache = None

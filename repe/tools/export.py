@@ -120,7 +120,8 @@ def print_scales(exported: "Sequence[ExportedVectors]") -> None:
         rows.append((f"  {vectors.name}", f"{median:.3g}", f"layers {layers[0]} to {layers[-1]}"))
     print("scale of strength 1 (median class distance; class_distance in the metadata has every layer's):")
     print(aligned(rows))
-    print("in llama.cpp: --control-vector-scaled FILE SCALE --control-vector-layer-range FIRST-1 LAST-1")
+    blocks = f"{layers[0] - 1} {layers[-1] - 1}"  # llama.cpp counts them from 0
+    print(f"in llama.cpp: --control-vector-scaled FILE SCALE --control-vector-layer-range {blocks}")
 
 
 def open_files(

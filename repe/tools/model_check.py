@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from repe.models.gguf_check import check_gguf
 from repe.models.model import Model
 from repe.models.source import DTYPES, ModelSource, own_states
 from repe.vectors.hidden_states import last_token_states, relative_difference, tokenize
@@ -14,9 +15,7 @@ from repe.vectors.packing import BATCHES, PACKED, PREFIX
 def memory(source: ModelSource) -> dict[str, str]:
     """Memory that the weights need, vocabulary head included, and memory of the machine."""
     if source.folder.options:  # GGUF: weights are dequantized
-        from gguf import GGUFReader  # takes a second
-
-        weights = sum(int(tensor.n_elements) for tensor in GGUFReader(source.folder.weights[0]).tensors)
+        weights = check_gguf(source.folder.weights[0])
     else:
         on_disk = sum(path.stat().st_size for path in source.folder.weights)
         weights = on_disk // DTYPES[source.published].itemsize

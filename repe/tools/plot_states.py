@@ -8,6 +8,7 @@ principal components. With --cache-states, states that are cached need no model.
 """
 
 import argparse
+from contextlib import suppress
 
 from repe.errors import UserError
 from repe.runs import arguments as options
@@ -19,7 +20,7 @@ def main(args: argparse.Namespace) -> None:
     from repe.analysis.layer_selection import Selection
     from repe.analysis.recognition import pair_states
     from repe.files import plain_name
-    from repe.plots.state_figures import state_scatter
+    from repe.plots.state_figures import shared_direction, state_scatter
     from repe.plots.style import save
     from repe.runs import stage
     from repe.vectors.state_cache import StateCache
@@ -42,16 +43,18 @@ def main(args: argparse.Namespace) -> None:
     name = f"states_{plain_name(concept, 'concept')}_layer{layer}"
     figure = state_scatter(states, f"{source.label}, {concept}, layer {layer}")
     options.print_written(save(figure, args.out_dir or args.res_dir / source.label, name))
+    shared = shared_direction(states)
+    print("share of pairs in the right order along the shared direction, which was fitted on the same pairs:")
+    for language, one in states.items():
+        print(f"  {language}  {((one[:, 0] - one[:, 1]) @ shared >= 0).mean():.2f}  {len(one)} pairs")
 
 
 def layer_or_depth(text: str) -> int | float:
     """The type of `--layer`: a number from 1, or a relative depth below 1."""
-    layer = options.layer_select(text)
-    if isinstance(layer, str):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} must be a layer number from 1, or a relative depth from 0 to below 1"
-        )
-    return layer
+    with suppress(argparse.ArgumentTypeError):
+        if not isinstance(layer := options.layer_select(text), str):
+            return layer
+    raise argparse.ArgumentTypeError(f"{text!r} must be a layer number from 1, or a relative depth from 0 to below 1")
 
 
 def start() -> None:

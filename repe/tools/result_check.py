@@ -1,6 +1,7 @@
 """Checks of result files: languages that are missing, inputs that have changed, damage."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from repe.results.result_file import SETTINGS, Kind, ResultFile, check_files, se
 from repe.results.vector_file import VectorFile
 
 NAMES_SHOWN = 6
+REPLIES = "generations.jsonl"
 STEMS = (VectorFile.stem, AccuracyFile.stem)
 KINDS = [Kind(method, random_direction) for random_direction in (False, True) for method in METHODS]
 
@@ -40,6 +42,18 @@ class Row:
     kind: str
     vectors: Finding
     accuracies: Finding
+
+
+@dataclass(frozen=True)
+class ControlRow:
+    """The replies of one source language with one choice of settings."""
+
+    model: str
+    concept: str
+    source: str
+    settings: str
+    """`first`, or the name of the folder of other settings."""
+    replies: Finding
 
 
 def model_folders(res_dir: Path, names: Sequence[str] | None = None) -> list[Path]:
@@ -100,14 +114,21 @@ def check_model(
 def _elsewhere(vectors: VectorFile, accuracies: AccuracyFile) -> Finding | None:
     """Where the vectors of accuracies with `--vectors-from` are; None for other results."""
     tested = _tested_vectors(vectors, accuracies)
-    return None if tested is vectors else Finding(f"in {tested.path.parents[1]}")
+    if tested is vectors:
+        return None
+    return Finding(f"in {tested.path.parents[1] if tested else accuracies.meta['vectors_from']}")
 
 
-def _tested_vectors(vectors: VectorFile, accuracies: AccuracyFile) -> VectorFile:
-    """The vectors that accuracies were made with: those beside them, or with `--vectors-from` another folder's."""
+def _tested_vectors(vectors: VectorFile, accuracies: AccuracyFile) -> VectorFile | None:
+    """The vectors that accuracies were made with: those beside them, or with `--vectors-from` another folder's.
+
+    None if they are in a folder that is not read, see `_is_named`.
+    """
     meta = accuracies.meta if _languages(accuracies) else {}
     if not meta.get("vectors_from"):
         return vectors
+    if not _is_named(accuracies, "vectors_from", vectors.path.parents[2]):
+        return None
     folder = vectors.path.parents[1].name.removesuffix(f"-on-{meta.get('tested_on')}")
     return VectorFile(Path(str(meta["vectors_from"])), folder, vectors.concept, vectors.kind)
 
@@ -137,13 +158,23 @@ def _languages(file: ResultFile) -> list[str]:
 
 
 def check_accuracies(
-    vectors: VectorFile, file: AccuracyFile, wanted: Sequence[str], data_dir: Path, others: Sequence[ResultFile] = ()
+    vectors: VectorFile | None,
+    file: AccuracyFile,
+    wanted: Sequence[str],
+    data_dir: Path,
+    others: Sequence[ResultFile] = (),
 ) -> Finding:
     """The state of an accuracy file, compared with the vectors that it should have been made with."""
-    digests = {language: one.digest for language, one in vectors.vectors.items()} if _languages(vectors) else {}
+    known = vectors.vectors if vectors and _languages(vectors) else {}
+    digests = {language: one.digest for language, one in known.items()}
     finding = check_file(file, wanted, {"data": _data_digests(data_dir, file), "vectors": digests}, others)
-    comparable = not finding.problem and digests and vectors.meta and file.meta
-    if comparable and (
+    if finding.problem:
+        return finding
+    places = {"data_dir": data_dir, "vectors_from": file.path.parents[2]}
+    places = {name: given for name, given in places.items() if _languages(file) and name in file.meta}
+    if unread := [str(file.meta[name]) for name, given in places.items() if not _is_named(file, name, given)]:
+        return Finding(f"{finding.text}; not compared with {' '.join(unread)}")
+    if (vectors and digests and vectors.meta and file.meta) and (
         changed := [name for name in SETTINGS if setting(file.meta, name) != setting(vectors.meta, name)]
     ):
         return Finding(f"stale: settings differ from the vectors' ({', '.join(changed)})", "stale")
@@ -182,11 +213,54 @@ def check_file(
 def _data_digests(data_dir: Path, file: ResultFile) -> dict[str, str]:
     """Digests of the data files that exist now, for the languages whose data the results record."""
     recorded = file.meta.get("data", {}) if _languages(file) else ()
-    data_dir = Path(str(file.meta.get("data_dir", data_dir))) if recorded else data_dir
+    if recorded and "data_dir" in file.meta:
+        if not _is_named(file, "data_dir", data_dir):
+            return {}
+        data_dir = Path(str(file.meta["data_dir"]))
     paths = {language: data_file(data_dir, file.concept, language) for language in recorded}
     return {
         language: hashlib.sha256(read_regular(path)).hexdigest() for language, path in paths.items() if path.exists()
     }
+
+
+def check_control(folder: Path, concepts: Sequence[str] | None = None) -> list[ControlRow]:
+    """One row for each file of steered replies of a model.
+
+    Args:
+        folder: the model's folder of results.
+        concepts: default: all.
+    """
+    found = [(path, "first") for path in entries(folder, f"*/control/*/{REPLIES}")]
+    found += [(path, path.parts[-2]) for path in entries(folder, f"*/control/*/*/{REPLIES}")]
+    rows = []
+    for path, name in found:
+        concept, _, source = path.relative_to(folder).parts[:3]
+        if not concepts or concept in concepts:
+            rows.append(ControlRow(folder.name, concept, source, name, _check_replies(path, folder, concept)))
+    return sorted(rows, key=lambda row: (row.concept, row.source))
+
+
+def _check_replies(path: Path, folder: Path, concept: str) -> Finding:
+    """The state of one file of replies, compared with the vectors that steered them."""
+    try:
+        count = read_regular(path).count(b"\n")
+        settings = json.loads(read_regular(path.with_name("settings.json")))
+        kind = Kind(settings["method"], settings["random_direction"])
+        vectors = VectorFile(folder.parent, folder.name, concept, kind).vectors
+        known = {language: digest for language, digest in settings["vectors"].items() if language in vectors}
+        stale = [language for language, digest in known.items() if vectors[language].digest != digest]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, UserError) as error:
+        return Finding("damaged", "damaged", f"{path} cannot be checked ({error!r:.100})")
+    return Finding(f"{count}; stale: {_some(stale)}", "stale") if stale else Finding(str(count))
+
+
+def _is_named(file: ResultFile, name: str, given: Path) -> bool:
+    """Whether a folder that a file records is in the one given or in the current folder.
+
+    A file from somebody else must not choose what is read.
+    """
+    folder = Path(str(file.meta[name])).resolve()
+    return any(folder.is_relative_to(one.resolve()) for one in (given, Path()))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -13,8 +13,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from repe.data import unique_keys
 from repe.errors import UserError, first_of
-from repe.files import numbered_lines, read_regular, write_whole
+from repe.files import is_plain_name, numbered_lines, read_regular, write_whole
 from repe.runs import arguments as options
 
 
@@ -27,7 +28,7 @@ def main(args: argparse.Namespace) -> None:
         row | {"refusal": one is Judgement.REFUSAL, "following": one is Judgement.FOLLOWING}
         for row, one in zip(rows, judged, strict=True)
     ]
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in added)
+    lines = "".join(map(as_json, added))
     write_whole(args.out, lambda file: file.write(lines.encode("utf-8")))
     counts = Counter((str(row.get("lang") or "unknown"), one) for row, one in zip(rows, judged, strict=True))
     for language in dict.fromkeys(language for language, _ in counts):
@@ -54,7 +55,7 @@ def read_replies(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append(_row(line))
         except UnicodeEncodeError:
-            faults.append(f"line {number}: 'reply' contains an unpaired surrogate")
+            faults.append(f"line {number}: a text contains an unpaired surrogate")
         except (ValueError, RecursionError) as error:
             faults.append(f"line {number}: {error}")
     if faults:
@@ -66,13 +67,20 @@ def read_replies(path: Path) -> list[dict[str, Any]]:
 
 def _row(line: str) -> dict[str, Any]:
     """One line; ValueError says what is wrong with it."""
-    row = json.loads(line)
+    row = json.loads(line, object_pairs_hook=unique_keys)
     if not (isinstance(row, dict) and isinstance(row.get("reply"), str)):
         raise ValueError("'reply' must be text")
-    row["reply"].encode()
     if not isinstance(row.get("lang"), str | None):
         raise ValueError("'lang' must be text")
+    if row.get("lang") and not is_plain_name(row["lang"]):
+        raise ValueError(f"'lang' {row['lang']!r:.40} is not a valid name")
+    as_json(row).encode()
     return row
+
+
+def as_json(row: dict[str, Any]) -> str:
+    """One line of the output."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def start() -> None:

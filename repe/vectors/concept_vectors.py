@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from repe.vectors.state_cache import CachedStates
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ConceptVectors:
     """Concept vectors of one concept in one language, layers 1..N."""
 
@@ -50,6 +50,11 @@ class ConceptVectors:
     the training texts; None in downloads and older files."""
     midpoint: np.ndarray | None = None
     """float32 (layers,): projection of the point halfway between the class means on the unit vector."""
+
+    def __repr__(self) -> str:
+        layers, _, hidden = self.directions.shape
+        pairs = f", {self.train_pairs} training pairs" if self.train_pairs else ""
+        return f"ConceptVectors({self.method}, {layers} layers, hidden size {hidden}{pairs})"
 
     @cached_property
     def digest(self) -> str:

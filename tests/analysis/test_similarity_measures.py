@@ -5,7 +5,7 @@ import pytest
 from scipy.linalg import orthogonal_procrustes, subspace_angles
 from scipy.stats import pearsonr
 
-from repe.analysis.similarity_measures import of_differences, of_vectors, shuffled_floor
+from repe.analysis.similarity_measures import floor_of_vectors, of_differences, of_vectors, shuffled_floor
 from repe.vectors.concept_vectors import ConceptVectors
 
 LAYERS, LANGUAGES, CONCEPTS, HIDDEN, ITEMS = 2, 3, 4, 12, 9
@@ -86,3 +86,25 @@ def test_shuffled_items_are_the_floor(measure: str) -> None:
         assert abs(floor[..., apart].mean()) < 0.1
     else:  # nine points in twelve dimensions can always be rotated close to each other
         assert floor[..., apart].mean() > 0.5
+
+
+def test_concepts_in_another_order_are_the_floor_of_rsa() -> None:
+    directions = GENERATOR.standard_normal((6, 1, LAYERS, 1, HIDDEN)).astype(np.float32)
+    alike = directions + 0.1 * GENERATOR.standard_normal((6, LANGUAGES, LAYERS, 1, HIDDEN)).astype(np.float32)
+    signs = np.ones((6, LANGUAGES, LAYERS, 1), np.int8)
+    vectors = {
+        str(one): [ConceptVectors(*of) for of in zip(alike[one], signs[one], strict=True)] for one in range(len(alike))
+    }
+    apart = ~np.eye(LANGUAGES, dtype=bool)
+    floor = floor_of_vectors("rsa", vectors, draws=200)
+    assert of_vectors("rsa", vectors)[:, apart].min() > 0.8
+    # Permutations leave no correlation in the mean.
+    assert abs(floor[..., apart].mean()) < 0.1
+
+
+def test_random_directions_are_the_floor_of_angles() -> None:
+    floor = floor_of_vectors("angles", VECTORS, draws=300)
+    apart = ~np.eye(LANGUAGES, dtype=bool)
+    spans = [np.random.default_rng(number).standard_normal((2, HIDDEN, CONCEPTS)) for number in range(1000)]
+    expected = np.mean([np.cos(subspace_angles(*one)).mean() for one in spans])
+    assert floor[..., apart].mean() == pytest.approx(expected, abs=0.01)

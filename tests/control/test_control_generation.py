@@ -74,7 +74,7 @@ def test_replies_have_a_fixed_order_and_the_documented_fields(control: Run, tmp_
     ]
     assert [(row["baseline"], row["draw"], row["strength"], row["lang"], row["id"]) for row in rows] == expected
     assert {path.name for path in folder_of(tmp_path).iterdir() if path.name[0] != "."} == {
-        *("generations.jsonl", "settings.json", "control.csv", "control_side_effects.csv"),
+        *("generations.jsonl", "settings.json", "control.csv", "control_effects.csv", "control_side_effects.csv"),
         *(f"figure_control{part}.{kind}" for part in ("", "_score") for kind in ("png", "pdf")),
     }
     table = pd.read_csv(folder_of(tmp_path) / "control.csv")
@@ -219,7 +219,9 @@ def test_other_prompts_are_compared_too(control: Run, home: Path, tmp_path: Path
     assert ended.status == 0, ended.err
     table = pd.read_csv(folder_of(tmp_path) / "control_settings.csv")
     assert table.groupby("settings", sort=False)["prompts"].sum().tolist() == [6, 2]
-    assert table["prompts_file"].nunique() == 2
+    assert table["prompts_file"].str.split().str[0].tolist() == [
+        *table["settings"].map({"first": "prompts.jsonl"}).fillna("other.jsonl")
+    ]
 
 
 def test_replies_of_another_version_are_not_mixed(control: Run, tmp_path: Path) -> None:
@@ -261,7 +263,7 @@ def test_prompts_need_not_say_whether_they_are_harmful(control: Run, home: Path,
     table = pd.read_csv(folder_of(tmp_path) / "control.csv")
     assert table["harmful"].isna().all()
     assert (table["prompts"] == 3).all()
-    assert (folder_of(tmp_path) / "figure_control.png").exists()
+    assert [path.name for path in folder_of(tmp_path).glob("*.png")] == ["figure_control.png"]
 
 
 def test_replies_are_scored_by_the_model_and_by_a_judge(control: Run, script: Run, home: Path, tmp_path: Path) -> None:
@@ -320,6 +322,9 @@ def test_tuning_runs_the_rest_of_the_prompts_with_the_choice(
     trials = (folder / "tune.jsonl").read_bytes()
     assert control(*chosen).status == 0
     assert (folder / "tune.jsonl").read_bytes() == trials
+    # Steering replies only leaves the first token as it is, so the divergence is that of the second.
+    assert control(*chosen, "--scope", "generated").status == 0
+    assert pd.read_csv(folder / "tune.csv")["kl"].min() > 0
 
 
 def test_an_overwrite_that_fails_leaves_the_existing_file_intact(control: Run, tmp_path: Path) -> None:

@@ -103,3 +103,27 @@ def test_prompts_that_are_not_steered_are_read_once(
     monkeypatch.setattr(model.trunk, "forward", counted)
     control.run(model)
     assert starts.count(0) == readings
+
+
+def test_the_targets_own_vector_is_not_run_again_where_it_is_the_sources(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = made(model, tmp_path, strengths=[2.0], baselines=("concept", "target_vector"), strength_unit="raw")
+    control = dataclasses.replace(control, prompts=[one for one in control.prompts if one.lang == "en"])
+    control.file.settings["vectors"] = {}
+    ran, real = [], type(control).activations
+
+    def counted(self: Any, condition: Condition, languages: Any) -> Any:
+        ran.append(condition)
+        return real(self, condition, languages)
+
+    monkeypatch.setattr(type(control), "activations", counted)
+    control.run(model)
+    assert ran == [Condition("concept", 2.0)]
+    first, second = (
+        [row["reply"] for row in control.file.rows.values() if row["baseline"] == name]
+        for name in ("concept", "target_vector")
+    )
+    assert first == second
+    own = real(control, Condition("target_vector", 2.0), ["en"])
+    torch.testing.assert_close(own, real(control, Condition("concept", 2.0), ["en"]))

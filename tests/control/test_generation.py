@@ -11,7 +11,15 @@ import torch
 from conftest import build, load
 from transformers import AutoModelForCausalLM
 
-from repe.control.generation import Decoding, generate, prompt_batches, read_prompts, reply_losses, reply_texts
+from repe.control.generation import (
+    Decoding,
+    generate,
+    next_token_log_probabilities,
+    prompt_batches,
+    read_prompts,
+    reply_losses,
+    reply_texts,
+)
 from repe.control.prompts import Prompt
 from repe.errors import UserError
 from repe.models.source import check_causal
@@ -50,6 +58,19 @@ def test_replies_continue_from_prompts_that_were_read(
     for _ in range(2):
         assert generate(model, ROWS, Decoding(max_new_tokens=8), read=read) == expected
     assert {*widths} == {1}
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+def test_the_next_token_is_that_of_each_prompt_alone(family: str, model_folders: dict[str, Path]) -> None:
+    model = load_causal(model_folders[family])
+    lm = AutoModelForCausalLM.from_pretrained(model_folders[family])
+    read = read_prompts(model, ROWS)
+    for rows in (ROWS, [[*row, 11] for row in ROWS]):  # the prompts that were read, and longer ones
+        with torch.no_grad():
+            expected = torch.stack([lm(torch.tensor([row])).logits[0, -1].log_softmax(-1) for row in rows])
+        for known in (None, read):
+            found = next_token_log_probabilities(model, rows, known)
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_checkpoints_own_decoding_settings_are_ignored(tmp_path: Path) -> None:

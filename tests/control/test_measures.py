@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 
 from repe.control.measures import measure, source_effects
+from repe.runs.printed import effects
 
 
 def reply(text: str, **changes: Any) -> dict[str, Any]:
@@ -70,3 +71,8 @@ def test_the_effect_of_a_source_is_a_paired_change_between_the_outer_strengths()
     half = 1.96 * changes.std() / math.sqrt(6)
     assert found["effect_high"] - found["effect_low"] == pytest.approx(2 * half, rel=0.2)
     assert found["perplexity"] == pytest.approx(math.e)
+    assert found["below"] == pytest.approx(np.mean([scores[0.0, id] - scores[-2.0, id] for id in "abcdef"]))
+    assert found["above"] == pytest.approx(found["effect"] - found["below"])
+    (line,) = effects(table[table["measure"] == "concept_score"])
+    assert line.startswith(f"en concept_score from strength -2 to 1: {found['effect']:.2f} [")
+    assert f"({found['below']:.2f} below 0, {found['above']:.2f} above), perplexity at most 2.72 times; 1 rand" in line

@@ -26,6 +26,7 @@ DEMO = ROOT / "demo/pocket"
 build_data = pytest.importorskip("demo.pocket.build_data", reason="demo/ was deleted")
 build_models = importlib.import_module("demo.pocket.build_models")
 mix = importlib.import_module("demo.pocket.mix")
+pocket_run = importlib.import_module("demo.pocket.run")
 
 FILES = sorted((DEMO / "data").glob("*/*.json"))
 PROMPTS = DEMO / "prompts.jsonl"
@@ -307,9 +308,30 @@ def test_the_table_of_mixes_is_what_its_rows_give() -> None:
     table = pd.read_csv(DEMO / "mix.csv")
     assert [*dict.fromkeys(table.variant)] == [*mix.VARIANTS]
     assert all([*rows.seed] == [*mix.SEEDS] for _, rows in table.groupby("variant"))
-    assert mix.as_markdown(table) == (DEMO / "mix.md").read_text(encoding="utf-8")
     assert mix.as_markdown(table) in (DEMO / "README.md").read_text(encoding="utf-8")
     llama = table[table.variant == "llama"]
     mean, low, high = mix.interval([*llama.rich_accuracy])
     row = next(line for line in mix.as_markdown(table).splitlines() if line.startswith("| llama:"))
     assert f"| {mean:.2f} [{low:.2f}, {high:.2f}] |" in row
+
+
+def test_rich_languages_are_better_by_what_the_readme_says() -> None:
+    table = pd.read_csv(DEMO / "held_out.csv").set_index(["model", "weights", "language"]).sort_index()
+    page = (DEMO / "README.md").read_text(encoding="utf-8")
+    differences: dict[tuple[str, str], list[float]] = {}
+    for model in dict.fromkeys(table.index.get_level_values("model")):
+        kind = model.split("-")[1]
+        shares, axis = build_models.KINDS[kind].shares, FAMILIES[pocket_run.KINDS[kind][0]].axis
+        order = sorted(axis, key=lambda language: -shares.get(language, 0.0))
+        for weights in ("trained", "random"):
+            rows = table.loc[(model, weights)]
+            for split in ("accuracy", "held_out"):
+                rich, poor = (rows[split][part].mean() for part in (order[:6], order[6:]))
+                differences.setdefault((weights, split), []).append(rich - poor)
+    ends = {key: [f"{end(values):.2f}".replace("0.", ".") for end in (min, max)] for key, values in differences.items()}
+    found = {key: " to ".join(both) for key, both in ends.items()}
+    floor = f"With random weights the difference is {found['random', 'held_out']}."
+    assert f"nine models, by {found['trained', 'held_out']}. {floor}" in page
+    assert f"With random weights the difference is {found['random', 'accuracy']} by this split" in page
+    trained, random = (table.xs(one, level="weights").groupby("model").accuracy.mean() for one in ("trained", "random"))
+    assert (random > trained).all()

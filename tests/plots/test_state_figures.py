@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.decomposition import PCA
 
-from repe.plots.state_figures import plane_of_components, plane_of_concept, state_scatter
+from repe.plots.state_figures import plane_of_components, plane_of_concept, shared_direction, state_scatter
 
 GENERATOR = np.random.default_rng(0)
 # The sides differ along the first axis, languages along the second, the texts mostly along the third.
@@ -23,6 +23,7 @@ def test_components_are_scikit_learns() -> None:
 
 def test_the_shared_direction_separates_the_sides_and_the_other_axis_is_across_it() -> None:
     plane = plane_of_concept(STATES)
+    assert abs(shared_direction(STATES)[0]) > 0.95
     for points in plane.values():
         assert (points[:, 0, 0] > 0).mean() > 0.9
         assert (points[:, 1, 0] < 0).mean() > 0.9

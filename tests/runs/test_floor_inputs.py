@@ -101,6 +101,9 @@ def test_what_is_missing_is_said(script: Script, common: list[object], tmp_path:
     assert (ended.status, "needs hidden states" in ended.err) == (2, True)
     empty = ["--cache-states", tmp_path / "empty", "--data-dir", tmp_path / "data"]
     ended = script("consistency_analysis", *compare, "--similarity", "cka", *empty)
-    assert (ended.status, "has no states of tiny-llama" in ended.err) == (2, True)
+    assert (ended.status, "has no states of tiny-llama" in ended.err, "--overwrite" in ended.err) == (2, True, True)
+    assert "which also fills --cache-states" in script("collect_vector", *common, *empty[:2]).out
+    assert script("collect_vector", *common, *empty[:2], "--overwrite").status == 0
+    assert script("consistency_analysis", *compare, "--similarity", "cka", *empty).status == 0
     ended = script("consistency_analysis", *compare, *empty)
     assert (ended.status, "has no effect without --similarity" in ended.err) == (2, True)

@@ -26,6 +26,11 @@ def other(tmp_path: Path) -> Path:
     return tmp_path / "other/data"
 
 
+@pytest.fixture(autouse=True)
+def _in_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def run(script: Script, tmp_path: Path, data_dir: Path, model_folders: dict[str, Path]) -> Callable[..., Ended]:
     model = ["--model-path", model_folders["llama"], "--concept", "morality", "--lang", *LANGUAGES]
@@ -72,6 +77,15 @@ def test_status_compares_with_the_folders_that_were_used(
     write_data(other, "morality", "fr", pairs=41)
     assert "stale: fr" in status().out
     assert run("--data-dir", other).status == 2
+
+
+def test_status_reads_no_folder_that_only_the_file_names(
+    run: Callable[..., Ended], status: Callable[[], Ended], other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("--data-dir", other)
+    monkeypatch.chdir("/usr")
+    (row,) = [line for line in status().out.splitlines() if "tiny-llama-on-other" in line]
+    assert row.endswith(f"all 2; not compared with {other}")
 
 
 def test_other_vectors_make_the_accuracies_stale(

@@ -36,18 +36,24 @@ def model(tmp_path: Path, model_folders: dict[str, Path]) -> Path:
 
 
 def refused(path: Path, data: Path, tmp_path: Path, *named: str) -> None:
-    start = time.monotonic()
-    options = ["--model-path", path, "--data-dir", data, "--res-dir", tmp_path / "res"]
+    """Stage 1 and the doctor refuse the model, and not because memory runs out."""
+    commands = {
+        "1": (*STAGE, "--model-path", path, "--data-dir", data, "--res-dir", tmp_path / "res"),
+        "doctor": ("repe.tools.doctor", "--model-path", path, "--device", "cpu"),
+    }
 
     def work() -> None:
-        ended = run_here(*STAGE, *options)
-        print(json.dumps(vars(ended) | {"err": ended.err.splitlines()[-1:], "status": ended.status}))
+        for letter, command in commands.items():
+            start = time.monotonic()
+            ended = run_here(*command)
+            last = "".join(ended.err.splitlines()[-1:])
+            print(json.dumps([letter, vars(ended) | {"err": last}, time.monotonic() - start]))
 
     whole = in_limits(work, MEMORY)
     assert whole.status == 0, whole
-    found = json.loads(whole.out.splitlines()[-1])
-    found["err"] = "\n".join(found["err"])
-    assert_refused(Ended(**found), time.monotonic() - start, *named)
+    for letter, found, seconds in map(json.loads, whole.out.splitlines()):
+        assert "allocate" not in found["err"], found
+        assert_refused(Ended(**found), seconds, *named, where=letter)
 
 
 def template(text: str) -> Attack:
@@ -81,12 +87,21 @@ def below(model: Path) -> None:
 
 LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{{ messages[0].content }}"
 ATTACKS: dict[str, tuple[Attack, str]] = {
-    "nested loops": (template(LOOPS), "chat template fails (it takes more than 1 seconds"),
-    "a wide format": (template('{{ "%999999999d" % 1 }}{{ messages[0].content }}'), "chat template fails"),
-    "a long text": (template('{{ "x" * 9999999999 }}{{ messages[0].content }}'), "chat template fails"),
-    "a long number": (template("{{ 9 ** (9 ** 9) }}{{ messages[0].content }}"), "chat template fails"),
-    "a million layers": (config(num_hidden_layers=10**6), "config.json: num_hidden_layers is 1000000"),
+    "nested loops": (template(LOOPS), "/tiny fails (it takes more than 1 seconds"),
+    "a wide format": (template('{{ "%999999999d" % 1 }}{{ messages[0].content }}'), "tiny fails"),
+    "a long text": (template('{{ "x" * 9999999999 }}{{ messages[0].content }}'), "tiny fails"),
+    "a long number": (template("{{ 9 ** (9 ** 9) }}{{ messages[0].content }}"), "tiny fails"),
+    "a million layers": (config(num_hidden_layers=10**6), "config.json: num_hidden_layers is 1000000, not 0 to 300"),
     "a million layers below": (config(text_config={"n_layer": 10**6}), "config.json: n_layer is 1000000"),
+    "no layers": (config(num_hidden_layers=-1), "config.json: num_hidden_layers is -1"),
+    "more weights than bytes": (config(hidden_size=99_996), "config.json describes 1.1e+08 weights, too many"),
+    "a large text": (template('{{ "x" * 9999999 }}{{ messages[0].content }}'), "makes 10000006 characters"),
+    "another file": (template('{% include "/etc/hostname" %}{{ messages[0].content }}'), "tiny fails"),
+    "a pipe beside the weights": (lambda model: os.mkfifo(model / "x.model"), "x.model is not a regular file"),
+    "a sparse config": (
+        lambda model: os.truncate(model / "config.json", 1 << 34),
+        "config.json is larger than 256 MiB",
+    ),
     "a wide state": (config(hidden_size=2**40), "config.json: hidden_size"),
     "weights outside": (outside, "model.safetensors.index.json names weights outside"),
     "weights below": (below, "model.safetensors.index.json names weights outside"),
@@ -137,6 +152,15 @@ def array(kind: int, count: int) -> bytes:
     return text("k") + struct.pack("<IIQ", 9, kind, count)
 
 
+def entry(name: str, value: str | int) -> bytes:
+    if isinstance(value, str):
+        return text(name) + struct.pack("<I", 8) + text(value)
+    return text(name) + struct.pack("<II", 4, value)
+
+
+LLAMA = entry("general.architecture", "llama")
+
+
 GGUF_FILES = {
     "nothing": b"",
     "a header alone": b"GGUF" + bytes(4),
@@ -151,6 +175,16 @@ GGUF_FILES = {
     "a tensor of many dimensions": gguf(tensors=tensor(*[1] * 30)),
     "a tensor of an unknown type": gguf(tensors=tensor(4, kind=12345)),
     "no architecture": gguf(),
+    "a list of three million numbers": gguf(array(0, 3_000_000) + bytes(3_000_000)),
+    "a list of three million texts": gguf(array(8, 3_000_000) + bytes(8 * 3_000_000)),
+    "60,000 entries": gguf(*(entry(str(number), number) for number in range(60_000))),
+    "the same entry twice": gguf(LLAMA, LLAMA),
+    "no alignment": gguf(LLAMA, entry("general.alignment", 0), tensors=tensor(4)),
+    "an unknown architecture": gguf(entry("general.architecture", "\x1b[31m")),
+    "a million layers": gguf(LLAMA, entry("llama.block_count", 10**6)),
+    "a wide layer": gguf(LLAMA, entry("llama.embedding_length", 2**31), entry("llama.block_count", 2)),
+    "a version of the future": gguf(LLAMA).replace(struct.pack("<I", 3), struct.pack("<I", 99), 1),
+    "the other byte order": gguf(LLAMA).replace(struct.pack("<I", 3), struct.pack(">I", 3), 1),
 }
 
 

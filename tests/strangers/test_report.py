@@ -62,6 +62,14 @@ def replies(**change: object) -> Callable[[Path], object]:
     return write
 
 
+def many_fields(res: Path) -> None:
+    """A table of all fields would have 400 million cells; the last line is damaged."""
+    replies()(res)
+    path = res / MODEL / CONCEPTS[0] / "control/en/generations.jsonl"
+    row = json.loads(path.read_text())
+    path.write_text("".join(json.dumps(row | {f"x{number}": 1}) + "\n" for number in range(20_000)) + "[]")
+
+
 def settings(text: str) -> Callable[[Path], object]:
     def write(res: Path) -> None:
         replies()(res)
@@ -97,12 +105,26 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str]] = {
         in_place("x.png", lambda path: path.write_bytes(png(24_000, 25_000))),
         "x.png",
     ),
-    "a text of 1 GB in a picture": (
-        in_place("x.png", lambda p: p.write_bytes(png(8, 8, (b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 30)))))),
+    "a text of 256 MB in a picture": (
+        in_place("x.png", lambda p: p.write_bytes(png(8, 8, (b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 28)))))),
         "x.png",
     ),
+    **{
+        f"{what} as a name": (table("similarity.csv", f"model,source,target,similarity\ntiny,en,{name},1\n"), "target")
+        for what, name in {
+            "a formula": "=HYPERLINK(1)",
+            "an escape code": "\x1b[31m",
+            "mathematics": "$frac{$",
+            "a path": "../x",
+            "LaTeX": "x^^5cinput",
+        }.items()
+    },
+    "a formula as a model": (table("x.csv", "model,value\n=1+1,2\n"), "x.csv"),
+    "a table of a million columns": (table("x.csv", "," * 1_000_000), "x.csv"),
+    "a table of 30 million lines": (table("x.csv", "a\n" + "1\n" * 30_000_000), "x.csv"),
     "text among numbers": (table("table1_linguistic_correlation.csv", TABLE_1), "table1_linguistic_correlation.csv"),
     "half a surrogate pair in a reply": (replies(reply="\ud800"), "generations.jsonl"),
+    "replies with a field of their own each": (many_fields, "generations.jsonl"),
     "a reply that is not text": (replies(reply=[1]), "generations.jsonl"),
     "nested settings": (settings("[" * 100_000), "settings.json"),
     "settings that are no table": (settings("[1]"), "settings.json"),

@@ -4,6 +4,7 @@ The files of `fuzz_results` are damaged at random. These are well formed at ever
 opcodes and the wrong sizes, archives with valid checksums, tables with the right columns, headers with absurd numbers.
 """
 
+import json
 import random
 import struct
 import time
@@ -15,7 +16,8 @@ from typing import Any
 import torch
 from strangers.cases import change, with_pickle
 
-from repe.control.prompts import read_prompts
+from repe.control.prompts import Prompt, read_prompts
+from repe.control.reply_file import ReplyFile
 from repe.data import read_pairs
 from repe.errors import UserError
 from repe.models.gguf_check import check_gguf
@@ -23,12 +25,14 @@ from repe.results.accuracy_file import AccuracyFile
 from repe.results.result_file import Kind, check_files
 from repe.results.vector_file import VectorFile
 from repe.tools.report.parts import read_table
+from repe.tools.score import read_replies
 from stress.forked_process import limit_memory, outcome_in_fork
 from stress.outcome import Outcome
 from stress.workspace import LABEL, SEED, Workspace
 
 SECONDS, MEMORY = 10, 1 << 30
 CHUNK = 100  # files read in one fork
+NAMES = ["x^^5cinput{y}", "a%b&c#", "$frac{$", "=HYPERLINK(1)", "\x1b[31m", "../x", "-x", "a\u202eb", "x" * 300]
 Build = Callable[[random.Random, Path], object]
 
 
@@ -77,7 +81,6 @@ def contents(generator: random.Random, path: Path) -> None:
         ["a"] * 99,
         "\ud800",
     ]
-    names = ["x^^5cinput{y}", "a%b&c#", "$frac{$", "=HYPERLINK(1)", "\x1b[31m", "../x", "-x", "a\u202eb", "x" * 300]
 
     def edit(content: dict[str, Any]) -> None:
         tables = [name for name in ("languages", "accuracy") if name in content]
@@ -88,7 +91,7 @@ def contents(generator: random.Random, path: Path) -> None:
                 wrong
             )
         elif kind == 1:
-            rows[generator.choice(names)] = rows.pop(generator.choice(sorted(rows)))
+            rows[generator.choice(NAMES)] = rows.pop(generator.choice(sorted(rows)))
         elif kind == 2:
             changes = {
                 "model": "other",
@@ -115,9 +118,21 @@ def contents(generator: random.Random, path: Path) -> None:
 
 
 def tables(generator: random.Random, path: Path) -> None:
-    """A table whose page would have a cell for each combination of its names."""
+    """A table whose page would have a cell for each combination of its names, too many columns, or an odd name."""
     count = generator.randint(1_000, 5_000)
-    path.write_text("model,source,target,similarity\n" + "".join(f"m,a{n},b{n},0.5\n" for n in range(count)))
+    header = "model,source,target,similarity"
+    rows = "".join(f"m,a{n},b{n},0.5\n" for n in range(count))
+    whole = [f"{header}\n{rows}", f"{header}{',x' * count}\n", f"{header}\nm,en,{generator.choice(NAMES[:6])},0.5\n"]
+    path.write_text(generator.choice(whole))
+
+
+def replies(generator: random.Random, path: Path) -> None:
+    """A reply with a field of another type, a text that cannot be written, or a field twice."""
+    row: dict[str, Any] = {"id": "1", "lang": "en", "harmful": True, "strength": 1.0, "baseline": "none", "draw": None}
+    row |= {"prompt": "a", "reply": "b", "tokens": 1, "loss": 1.0, "repetition": 0.0}
+    wrong: list[Any] = [["a"], {"a": 1}, "\ud800", float("nan")]
+    row[generator.choice(["reply", "lang"])] = generator.choice(wrong)
+    path.write_text(generator.choice(["{}", "{}\n{}"]).replace("{}", json.dumps(row)))
 
 
 def texts(generator: random.Random, path: Path) -> None:
@@ -137,6 +152,7 @@ def gguf_files(generator: random.Random, path: Path) -> None:
         struct.pack("<Q", huge),
         text + struct.pack("<IQ", 8, huge),
         text + struct.pack("<IIQ", 9, generator.choice([0, 4, 8, 9, 12, 99]), huge),
+        text + struct.pack("<IIQ", 9, 0, 3_000_000) + bytes(3_000_000),
         text + struct.pack("<IIQ", 9, 9, 1) + struct.pack("<IQ", 9, 1) * generator.randint(1, 1000),
         text + struct.pack("<I", generator.randint(13, 2**32 - 1)),
     ]
@@ -181,6 +197,7 @@ def built_cases(
             f"contents of {file.path.name}": (edited, file.path, read),
         }
     keys = ["model", "source", "target"]
+    kept, prompt = folder / "generations.jsonl", Prompt("1", "en", "a")
     data, prompts, gguf = folder / "data.json", folder / "prompts.jsonl", folder / "x.gguf"
     kinds |= {
         "tables": (
@@ -190,6 +207,8 @@ def built_cases(
         ),
         "data": (texts, data, lambda: read_pairs(data)),
         "prompts": (texts, prompts, lambda: read_prompts(prompts)),
+        "replies": (replies, kept, lambda: ReplyFile(kept.parent, {"vectors": {}}, [prompt]).rows),
+        "replies to score": (replies, kept, lambda: read_replies(kept)),
         "GGUF": (gguf_files, gguf, lambda: check_gguf(gguf)),
     }
     names = sorted(kinds)

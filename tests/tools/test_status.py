@@ -1,11 +1,15 @@
 """The table of result files names those that are incomplete, stale or damaged, and the remedy."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import Ended, write_data
+
+from repe.results.result_file import Kind
+from repe.results.vector_file import VectorFile
 
 Script = Callable[..., Ended]
 
@@ -126,6 +130,29 @@ def test_every_kind_has_a_row(
     ended = check()
     assert cells(ended, "morality", "pca") == ["all 2", "none"]
     assert cells(ended, "morality") == ["all 2", "all 2"]
+
+
+def test_replies_of_control_are_listed_with_their_settings(
+    check: Callable[..., Ended], results: Path, script: Script, options: list[object], tmp_path: Path
+) -> None:
+    vectors = VectorFile(results, "tiny-llama", "morality", Kind()).vectors["en"].digest
+    first = results / "tiny-llama/morality/control/en"
+    for folder, digest, replies in ((first, vectors, 3), (first / "layers-1", "0" * 64, 2)):
+        folder.mkdir(parents=True)
+        (folder / "generations.jsonl").write_text("{}\n" * replies)
+        known = {"method": "cluster_mean", "random_direction": False, "vectors": {"en": digest}}
+        (folder / "settings.json").write_text(json.dumps(known))
+    ended = check()
+    rows = [line.split() for line in ended.out.partition("\ncontrol\n")[2].splitlines()[:3]]
+    assert rows[1:] == [
+        ["tiny-llama", "morality", "en", "first", "3"],
+        ["tiny-llama", "morality", "en", "layers-1", "2;", "stale:", "en"],
+    ]
+    assert "of 6 result files, 1 stale or damaged in control (run control_generation.py" in ended.err
+    assert check("--concept", "toxicity").status == 0
+    (first / "settings.json").write_text("[")
+    assert f"damaged: {first / 'generations.jsonl'} cannot be checked" in check().out
+    assert "2 stale or damaged in control" in check().err
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,11 @@ OTHERS = {
         "Mean of accuracy minus the target's own, from high- to low-resource languages, in the other direction, and "
         "the difference, with 95 % bootstrap intervals. Empty where the high-resource languages are not known.",
     ),
+    "similarity_ceilings": (
+        "Ceilings of the similarity",
+        "How similar vectors of two random halves of a language's training items are (split half), the highest "
+        "similarity to be expected of two languages (ceiling), and the similarity divided by it (corrected).",
+    ),
     "linguistic_distances": (
         "Linguistic distances",
         "Distances behind Table 1: recorded for the paper's languages, computed from lang2vec for others, or given "
@@ -157,7 +162,12 @@ def stages(frames: Frames, out_dir: Path) -> dict[str, list[Item]]:
             Item("Floors", CAPTIONS[FLOORS], _by_model(out_dir, FLOORS), _plain(frames, FLOORS)),
             Item("Accuracy by layer", CAPTIONS[BY_LAYER], _by_model(out_dir, BY_LAYER)),
             Item("Calibration gap and AUROC of single texts", CAPTIONS["detection"], images(out_dir, *DETECTION)),
-            Item("Table 6: recognition accuracy by concept", CAPTIONS[TABLE_6], tables=percent, number=".1f"),
+            Item(
+                "Table 6: recognition accuracy by concept",
+                CAPTIONS[TABLE_6] + _counts(frames, TABLE_6, "test_items", "Test items of a cell"),
+                tables=percent,
+                number=".1f",
+            ),
         ],
         "Stage 3: consistency": [
             Item(
@@ -167,7 +177,11 @@ def stages(frames: Frames, out_dir: Path) -> dict[str, list[Item]]:
                 **similarity,
             ),
             Item("Similarity across layers", CAPTIONS[ACROSS_LAYERS], images(out_dir, ACROSS_LAYERS)),
-            Item("Table 1: linguistic correlation", CAPTIONS[TABLE_1], **_table1(frames, TABLE_1, "Pearson's r")),
+            Item(
+                "Table 1: linguistic correlation",
+                CAPTIONS[TABLE_1] + _counts(frames, TABLE_1, "pairs", "Pairs of languages"),
+                **_table1(frames, TABLE_1, "Pearson's r"),
+            ),
             Item(
                 "Table 1 with repaired distances",
                 CAPTIONS[REPAIRED],
@@ -217,6 +231,17 @@ def _plain(frames: Frames, name: str) -> dict[str, pd.DataFrame]:
     return {f"{name}.csv": frames[name]} if name in frames else {}
 
 
+def _counts(frames: Frames, name: str, column: str, what: str) -> str:
+    """A sentence with the numbers that a table's values are from, if it has them."""
+    if column not in frames.get(name, ()):
+        return ""
+    known = frames[name][column].dropna()
+    if known.empty:
+        return ""
+    low, high = (int(float(number)) for number in (min(known), max(known)))
+    return f" {what}: {low if low == high else f'{low} to {high}'}."
+
+
 def _table1(frames: Frames, name: str, caption: str) -> dict[str, Any]:
     if name not in frames:
         return {}
@@ -233,7 +258,9 @@ def other_files(frames: Frames, out_dir: Path) -> list[Item]:
     names = sorted(stem for stem in stems if stem not in arranged and not stem.startswith(by_model))
     other = [Item(*_title(name, "figure"), images(out_dir, name)) for name in names]
     return other + [
-        Item(*_title(name, "table"), tables={name: frame}) for name, frame in frames.items() if name not in arranged
+        Item(*_title(name, "table"), tables={f"{name}.csv": frame})
+        for name, frame in frames.items()
+        if name not in arranged
     ]
 
 

@@ -15,11 +15,12 @@ from PIL import Image
 from seaborn.utils import relative_luminance
 
 from repe.errors import UserError
-from repe.files import check_inside, exists, open_regular
+from repe.files import check_inside, exists, is_plain_name, open_regular
 from repe.plots.heat_maps import Colouring
 
 # Bytes of a file, and cells of a table. Tables of the paper's nine models have fewer than 15,000 cells.
 LARGEST, MOST_CELLS = 64 << 20, 200_000
+MOST_COLUMNS = 1000
 EXPANSION = 16
 EFFECTS = ["direct_effect", "split_effect"]
 DOTS = 1.8  # of a figure per pixel of the page; figures have 300 dots per inch
@@ -82,7 +83,14 @@ def read_table(path: Path, numbers: Sequence[str] = (), keys: Sequence[str] = ()
     columns = [*keys, *numbers]
 
     def parse(path: Path) -> pd.DataFrame:
+        _check_cells(path)
         frame = pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
+        for name in frame.columns.intersection([*NAMES]):
+            # Without a target, the source is where a row comes from, in words.
+            if name == "source" and "target" not in frame:
+                continue
+            if wrong := [one for one in frame[name].dropna().unique() if not is_plain_name(one)]:
+                raise ValueError(f"the {name} {wrong[0]!r:.80} is not a valid name")
         if missing := [column for column in columns if column not in frame]:
             raise ValueError(f"it has no column {missing[0]}")
         if keys and (frame.empty or frame[[*keys]].isna().to_numpy().any() or frame.duplicated([*keys]).any()):
@@ -92,6 +100,16 @@ def read_table(path: Path, numbers: Sequence[str] = (), keys: Sequence[str] = ()
         return frame.assign(**{name: frame[name].astype(float) for name in numbers_there})
 
     return read(path, parse)
+
+
+def _check_cells(path: Path) -> None:
+    """Refuse a table with too many cells before it is parsed, which takes much more memory than the file."""
+    with path.open("rb") as file:
+        if file.readline(LARGEST).count(b",") > MOST_COLUMNS:
+            raise ValueError(f"it has more than {MOST_COLUMNS} columns")
+        separators = sum(part.count(b",") + part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b""))
+    if separators > EXPANSION * MOST_CELLS:
+        raise ValueError(f"it has more than {MOST_CELLS} cells")
 
 
 def _check_grid(frame: pd.DataFrame, keys: Sequence[str]) -> None:

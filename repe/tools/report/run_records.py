@@ -25,6 +25,7 @@ STEERING = (
     *("temperature", "top_p", "num_beams", "prompts"),
 )
 EXAMPLE_LANGUAGES = 4
+EXAMPLE_FIELDS = ("id", "lang", "harmful", "strength", "baseline", "prompt", "reply")
 
 
 def settings(res_dir: Path, models: Sequence[str]) -> list[Item]:
@@ -61,9 +62,11 @@ def _texts(known: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
         if isinstance(value, dict):
             value = [f"{key} {item}" for key, item in value.items()]
         text = ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+        text = text[:HASH] if name in ("weights", "prompts") else text
+        if name == "prompts" and text:  # the digest of the file, after its name
+            text = f"{known.get('prompts_name', 'file')} (SHA-256 {text})"
         text.encode()  # refuses half a surrogate pair, which the page cannot hold
-        label = "SHA-256 of the prompts file" if name == "prompts" else name.replace("_", " ")
-        texts[label] = text[:HASH] if name in ("weights", "prompts") else text
+        texts[name.replace("_", " ")] = text
     return {name: text for name, text in texts.items() if text}
 
 
@@ -119,7 +122,8 @@ def _source_item(folder: Path, names: tuple[str, ...]) -> Item:
     if exists(path := folder / "settings.json"):
         facts = read(path, lambda path: _texts(json.loads(path.read_text(encoding="utf-8")), STEERING))
     caption = (
-        f"Refusal rate of {model} when the {concept} vectors of {source} are added to its hidden states. Positive "
+        f"Replies of {model} when the {concept} vectors of {source} are added to its hidden states: refusal rate (of "
+        "prompts that are marked as harmful or harmless) and concept score. Positive "
         "strengths point to the concept's positive side; strength 0 is unsteered; bands are 95 % intervals. The "
         "concept has an effect where its line differs from that of random directions. The example replies are the "
         "first of each condition, without selection."
@@ -133,7 +137,9 @@ def _examples(path: Path, source: str) -> pd.DataFrame:
     """Replies to the first harmful and harmless prompt of some languages, at -max, 0 and +max strength."""
     # splitlines would also split at characters that are valid in a reply, such as U+2028.
     lines = path.read_bytes().decode().removesuffix("\n").split("\n")
-    rows = pd.DataFrame([json.loads(line) for line in lines])
+    found = [json.loads(line) for line in lines]
+    # Other fields are left out here: a table has a cell for each field of each line.
+    rows = pd.DataFrame([{name: row[name] for name in EXAMPLE_FIELDS} for row in found])
     rows = rows[rows["baseline"].isin(["none", "concept"])].rename(columns={"lang": "language"})
     rows["request"] = rows["harmful"].map({True: "harmful", False: "harmless"}).fillna("")
     ends = rows["strength"].isin([rows["strength"].min(), 0, rows["strength"].max()])

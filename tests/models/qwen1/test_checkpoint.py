@@ -47,7 +47,7 @@ def test_oldest_config_counts_rows_in_padded_vocab_size(tmp_path):
         ({"no_bias": False}, "no_bias is False"),
         ({"num_attention_heads": 3}, "do not match"),
         ({"kv_channels": "8"}, "do not match"),
-        ({"hidden_size": -16}, "do not match"),
+        ({"hidden_size": -16}, "hidden_size is -16, not 0 to 100000"),
         ({"num_hidden_layers": 2.5}, "num_hidden_layers.* expected int, got float"),
         ({"seq_length": None}, "max_position_embeddings.* expected int, got NoneType"),
     ],

@@ -30,9 +30,9 @@ from repe.tools.report import run_records
 
 Script = Callable[..., Ended]
 HOSTILE = "<script>hacked=1</script>"
-MODELS = ("tiny-b", "tiny-a", HOSTILE)
+MODELS = ("tiny-b", "tiny-a", "tiny-c")
 LANGUAGES = ("en", "zh", "fr")
-REPLY = '"><img src=x onerror="hacked=2"> </td></table>'
+REPLY = f'"><img src=x onerror="hacked=2"> </td></table>{HOSTILE}'
 
 
 def write_tables(folder: Path, models: tuple[str, ...] = MODELS) -> None:
@@ -87,6 +87,9 @@ def write_result(path: Path, **meta: object) -> None:
     torch.save(content, path)
 
 
+STEERED = {"layers": [1, 2], "operator": "linear_comb", "prompts": "cd" * 32, "prompts_name": "asked.jsonl"}
+
+
 def write_control(folder: Path) -> None:
     """Rates and replies of one source, some of them hostile."""
     folder.mkdir(parents=True)
@@ -94,7 +97,7 @@ def write_control(folder: Path) -> None:
         folder / "control.csv", index=False
     )
     Image.new("RGB", (20, 10)).save(folder / "figure_control.png")
-    (folder / "settings.json").write_text(json.dumps({"layers": [1, 2], "operator": "linear_comb"}), encoding="utf-8")
+    (folder / "settings.json").write_text(json.dumps(STEERED), encoding="utf-8")
     conditions = [("none", 0.0), *(("concept", strength) for strength in (-1.0, -0.5, 0.5, 1.0)), ("random", 1.0)]
     rows = [
         {"id": f"{harmful}{n}", "lang": lang, "harmful": harmful, "strength": strength, "baseline": baseline}
@@ -277,7 +280,7 @@ def test_figures_are_embedded_and_unknown_ones_too(page: Page) -> None:
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == 4
     assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in images)
-    assert "unheard of figure" in [image["alt"] for image in images]
+    assert "unheard_of_figure.png" in [image["alt"] for image in images]
 
 
 def test_the_page_names_no_other_place_and_may_load_nothing(text: str) -> None:
@@ -313,7 +316,6 @@ def test_the_same_files_give_the_same_bytes(res: Path, script: Script, tmp_path:
 def test_labels_and_replies_are_text(page: Page) -> None:
     assert not any("onerror" in attributes for _, attributes in page.tags)
     assert [tag for tag, _ in page.tags].count("script") == 1
-    assert HOSTILE in page.texts or any(HOSTILE in text for text in page.texts)
     assert any(REPLY in text for text in page.tables["Example replies"][1])
 
 
@@ -327,6 +329,7 @@ def test_example_replies_are_the_first_of_each_kind_source_first(page: Page) -> 
         ["en", "harmless", "en False 1", "−1", "concept -1.0 1"],
     ]
     assert [row[0] for row in found] == ["en"] * 6 + ["zh"] * 6
+    assert "asked.jsonl (SHA-256 cdcdcdcdcdcd)" in page.texts
 
 
 def test_settings_have_a_row_a_model_where_its_concepts_agree(page: Page) -> None:
@@ -336,7 +339,7 @@ def test_settings_have_a_row_a_model_where_its_concepts_agree(page: Page) -> Non
     assert [(row["model"], row["concepts"]) for row in found] == [
         *(("tiny-b", concept) for concept in ("fairness", "morality", "toxicity")),
         ("tiny-a", "morality, toxicity"),
-        (HOSTILE, ""),
+        ("tiny-c", ""),
     ]
     assert [row["made by"] for row in found] == [
         *(run_records.DOWNLOAD, "this software", "this software", "this software", run_records.NO_FILES)
