@@ -60,8 +60,8 @@ CONTROL = (
 # What their model cards say of the training data: SmolLM2's is primarily English; of the encoder's labelled data,
 # English and Chinese alone have data sets of their own. Neither card names shares.
 HIGH_RESOURCE = {CHAT: ("--high-resource", "en"), ENCODER: ("--high-resource", "en", "zh")}
-# Languages whose text is damaged and between which maps are learned, of four families: more would take long.
-FEW = ("--lang", "en", "zh", "ta", "sw")
+# Languages of four families whose text is damaged, and those between which maps are learned: more would take long.
+DAMAGED, MAPPED = ("--lang", "en", "zh", "ta", "sw"), ("--lang", "en", "zh", "sw")
 FIGURES = (
     "cross_model/figure7_similarity_all.png",
     f"cross_model/floors_{ENCODER}-item.png",
@@ -118,12 +118,12 @@ def compare(model: str, folder: str, size: Size) -> None:
 
 def damage_and_map() -> None:
     """The encoder's vectors of damaged text, and after learned maps between languages. Each item is tested once."""
-    data = ("--data-dir", DATA, "--res-dir", RESULTS, "--folds", "5", "--cache-states", f"{RESULTS}/states", *FEW)
+    data = ("--data-dir", DATA, "--res-dir", RESULTS, "--folds", "5", "--cache-states", f"{RESULTS}/states")
     model, out = ("--model-path", f"demo/models/real/{ENCODER}"), ("--out-dir", f"{RESULTS}/cross_model_folds")
     for script in ("collect_vector.py", "recognize_concept.py"):
-        run(script, *model, *data)
-    learned = ("transferability_analysis.py", *data, *out, "--cross-model", ENCODER)
-    side_by_side([partial(run, "-m", "repe", "noise", *model, *data, *out), partial(run, *learned)])
+        run(script, *model, *data, *MAPPED)
+    learned = ("transferability_analysis.py", *data, *out, "--cross-model", ENCODER, *MAPPED)
+    side_by_side([partial(run, "-m", "repe", "noise", *model, *data, *out, *DAMAGED), partial(run, *learned)])
 
 
 def main() -> None:

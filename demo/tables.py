@@ -243,7 +243,7 @@ def pocket_languages() -> str:
     return markdown(["model", *languages], rows)
 
 
-_TRANSFER = (transfer, noise, noise_by_language)
+_TRANSFER = (transfer, noise, noise_by_language, learned)
 _CHAT = (chat, control, questions)
 _OTHER_PAGES = (encoder_cells, chat_cells, pocket_models, pocket_languages)
 _ALL = (recognition, by_concept, nearest, linguistic, *_TRANSFER, *_CHAT, *_OTHER_PAGES)

@@ -14,6 +14,7 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT
@@ -232,3 +233,16 @@ def test_bibtex_and_citation_file_agree() -> None:
             (authors,) = re.findall(r"author = \{(.*?)\},", entry)
             assert authors.split(" and ") == [f"{one['family-names']}, {one['given-names']}" for one in work["authors"]]
     assert cited["preferred-citation"]["title"] in " ".join(README.split())
+
+
+def test_the_table_of_control_is_its_csv() -> None:
+    table = pd.read_csv(ROOT / "docs/figures/control_smollm2.csv").query("baseline == 'concept'")
+    rows = re.findall(
+        r"^\| (harm\w+) \| (-?[\d.]+) \| (-?[\d.]+) \[.*\| ([\d.]+) \|$", PAGES[ROOT / "docs/control.md"], re.M
+    )
+    assert len(rows) == len(table) == 10
+    for harmful, strength, score, refusals in rows:
+        (row,) = table[(table["harmful"] == (harmful == "harmful")) & (table["strength"] == float(strength))].to_dict(
+            "records"
+        )
+        assert (float(score), float(refusals)) == (round(row["concept_score"], 2), round(row["refusal_rate"], 2))

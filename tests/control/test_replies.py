@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 
 
 def labelled(name: str) -> list[dict[str, Any]]:
-    """Replies with a label that was given by reading: `replies_smollm2` (greedy) or `replies_written`."""
+    """Replies with labels given by reading: `replies_smollm2` (greedy, the last ones steered) or `replies_written`."""
     lines = (HERE / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
