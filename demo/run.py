@@ -6,9 +6,8 @@
 
 Both also run with random weights (`--untrained`), as a floor of accuracy, in a few of these languages. With --full they
 do so in all, SmolLM2 also reads French, there are more prompts, and the encoder's vectors are tried with damaged text
-and after learned maps: these are the results in demo/README.md. The text
-is the probe set in demo/probes, split by item, so that no item is both trained on and tested. Results go to demo/res;
-existing results are kept.
+and after learned maps: these are the results in demo/README.md. The text is the probe set in demo/probes, split by
+item, so that no item is both trained on and tested. Results go to demo/res; existing results are kept.
 """
 
 import argparse

@@ -9,14 +9,20 @@ python demo/tables.py --copy    first copy the CSV files and figures from demo/r
 import argparse
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import pandas as pd
+
+from repe.runs.printed import with_interval
 
 DEMO = Path(__file__).parent
 TABLES = DEMO / "tables"
+POCKET = DEMO / "pocket/held_out.csv"
 PAGES = (DEMO / "README.md", DEMO / "probes/README.md", DEMO / "pocket/README.md")
 # Where `make demo-full` writes the files, below demo/res.
 SOURCES = {
@@ -38,7 +44,8 @@ SOURCES = {
 ALL = "all"
 
 
-def read(name: str) -> pd.DataFrame:
+def read(name: str | Path) -> pd.DataFrame:
+    """A table of TABLES, or of another path."""
     return pd.read_csv(TABLES / name, keep_default_na=False, na_values=[""])
 
 
@@ -217,16 +224,16 @@ def cells(name: str) -> str:
     rows = []
     for language in dict.fromkeys(table.index.get_level_values("language")):
         found = [table.loc[(language, concept)] for concept in concepts]
-        rows.append((language, *(f"{cell(one.accuracy)} ({cell(one.untrained)}, {cell(one.text)})" for one in found)))
+        rows.append((language, *(with_floors(one.accuracy, one.untrained, one.text) for one in found)))
     return markdown(["language", *concepts], rows)
 
 
 def pocket_models() -> str:
     """Accuracy of the pocket models, and in brackets of the same networks with random weights."""
-    table = read("../pocket/held_out.csv")
+    table = read(POCKET)
     means = table.groupby(["model", "weights"], sort=False)[["accuracy", "held_out"]].mean()
     rows = [
-        (model, *(f"{cell(means[one][model, 'trained'])} ({cell(means[one][model, 'random'])})" for one in means))
+        (model, *(with_floors(means[one][model, "trained"], means[one][model, "random"]) for one in means))
         for model in dict.fromkeys(table["model"])
     ]
     return markdown(["model", "paper's split", "acts held out"], rows)
@@ -234,10 +241,10 @@ def pocket_models() -> str:
 
 def pocket_languages() -> str:
     """The same by language, with acts held out."""
-    table = read("../pocket/held_out.csv").set_index(["model", "weights", "language"])["held_out"]
+    table = read(POCKET).set_index(["model", "weights", "language"])["held_out"]
     models, languages = (list(dict.fromkeys(table.index.get_level_values(one))) for one in ("model", "language"))
     rows = [
-        (one, *(f"{cell(table[one, 'trained', name])} ({cell(table[one, 'random', name])})" for name in languages))
+        (one, *(with_floors(table[one, "trained", name], table[one, "random", name]) for name in languages))
         for one in models
     ]
     return markdown(["model", *languages], rows)
@@ -254,14 +261,17 @@ def cell(value: float) -> str:
     return "" if pd.isna(value) else f"{value:.2f}"
 
 
+def with_floors(value: float, *floors: float) -> str:
+    return f"{cell(value)} ({', '.join(map(cell, floors))})"
+
+
 def interval(low: float, high: float) -> str:
     return "" if pd.isna(low) else f"[{low:.2f}, {high:.2f}]"
 
 
 def change(row: Any, name: str) -> str:
     """A small difference with its 95 % interval."""
-    value, low, high = (getattr(row, name + end) for end in ("", "_low", "_high"))
-    return f"{value:.3f}" + ("" if pd.isna(low) else f" [{low:.3f}, {high:.3f}]")
+    return with_interval(*(getattr(row, name + end) for end in ("", "_low", "_high")), digits=3)
 
 
 def p_value(value: float) -> str:

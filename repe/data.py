@@ -25,6 +25,8 @@ CONTEXTS = {"scenario": "{context} {side}", "question": "Question: {context} Ans
 CONTEXT_OF = {"deontology": "scenario", "truthfulness": "question"}
 
 FAULTS_SHOWN = 8
+# Pairs that languages must share to be compared pair by pair.
+FEWEST_SHARED = 4
 OTHER_FOLDER = "or name another folder with --data-dir"
 
 # The released code seeds every language's split with this; another seed would make results incomparable.
@@ -269,24 +271,23 @@ def split_pairs(
     return [replace(pair, pos_first=first, first_is_positive=label[0]) for pair, first, label in drawn], test
 
 
-def shared_keys(pairs: Mapping[str, Sequence[Pair]], concept: str, fewest: int) -> list[str]:
+def shared_keys(pairs: Mapping[str, Sequence[Pair]], concept: str) -> list[str]:
     """Keys that the pairs of all languages have, in the order of the first language.
 
     Args:
         pairs: by language.
         concept: for the message.
-        fewest: number of keys that is needed.
 
     Raises:
-        UserError: there are fewer.
+        UserError: there are fewer than FEWEST_SHARED.
     """
     first, *others = ([pair.key for pair in one] for one in pairs.values())
     shared = set(first).intersection(*others)
     keys = [key for key in first if key in shared]
-    if len(keys) < fewest:
+    if len(keys) < FEWEST_SHARED:
         raise UserError(
-            f"{' '.join(pairs)} share {len(keys)} pairs of {concept}, and {fewest} are needed: give translations of a "
-            "pair the same key"
+            f"{' '.join(pairs)} share {len(keys)} pairs of {concept}, and {FEWEST_SHARED} are needed: give "
+            "translations of a pair the same key"
         )
     return keys
 

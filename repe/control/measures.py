@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from repe.control.replies import UNKNOWN, Judgement, judge, language_of
-from repe.control.reply_file import CHOICES, Row, read_settings, readable
+from repe.control.reply_file import CHOICES, SETTINGS_FILE, Row, read_settings, readable
 from repe.control.scores import OWN
 from repe.files import read_regular
 from repe.uncertainty.bootstrap import bounds, weights
@@ -204,7 +204,7 @@ def compared_settings(folder: Path) -> pd.DataFrame:
         (the name of the prompts' file and the start of its digest as prompts_file), and the columns of `control.csv`.
     """
     paths = [path for path in (folder / "control.csv", *sorted(folder.glob("*/control.csv"))) if path.exists()]
-    known = [read_settings(path.with_name("settings.json")) for path in paths]
+    known = [read_settings(path.with_name(SETTINGS_FILE)) for path in paths]
     differing = [name for name in CHOICES if len({json.dumps(one.get(name)) for one in known}) > 1]
     parts = []
     for path, settings in zip(paths, known, strict=True):

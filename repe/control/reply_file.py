@@ -26,6 +26,7 @@ CHOICES = (
     *("max_new_tokens", "temperature", "top_p", "num_beams", "seed"),
 )
 LONGEST_NAME = 100
+REPLIES, SETTINGS_FILE = "generations.jsonl", "settings.json"
 # Of the fields of a line that every one has.
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("id", "lang", "baseline", "prompt", "reply"), str),
@@ -48,8 +49,8 @@ class ReplyFile:
         self.settings = settings
         self.prompts = prompts
         self.places = {(prompt.lang, prompt.id): place for place, prompt in enumerate(prompts)}
-        self.path = folder / "generations.jsonl"
-        self.settings_path = folder / "settings.json"
+        self.path = folder / REPLIES
+        self.settings_path = folder / SETTINGS_FILE
 
     @cached_property
     def rows(self) -> dict[Key, Row]:

@@ -63,10 +63,15 @@ def check_size(config: Any, make: Callable[[Any], Any], weights: Sequence[Path],
     there = sum(one.stat().st_size for one in weights)
     most = MOST_PER_BYTE * there + FEW
     if not weights:
-        most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+        most = physical_memory() // 4
     if described > most:
         files = f"weight files of {there} bytes" if weights else "the memory of this machine"
         raise UserError(f"{path} describes {described:.2g} weights, too many for {files}: download it again")
+
+
+def physical_memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_files(folder: Path) -> None:

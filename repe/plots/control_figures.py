@@ -33,7 +33,8 @@ def figures(measures: pd.DataFrame, source: str) -> dict[str, Figure]:
     """The figures of a run by file name, those that its prompts and vectors allow.
 
     The refusal rate needs prompts that say whether they are harmful, the concept score vectors with class means. One of
-    the two is always drawn as `figure_control`: the refusal rate, or the concept score if no prompt says so.
+    the two is always drawn as `figure_control`: the refusal rate, or the concept score if no prompt says whether it is
+    harmful.
     """
     known = measures["harmful"].notna().any(), measures["concept_score"].notna().any()
     drawn = {

@@ -14,8 +14,6 @@ from repe.results.meta import setting
 from repe.results.vector_file import VectorFile
 from repe.vectors.state_cache import SETTINGS, StateCache
 
-FEWEST = 4  # pairs
-
 
 def shared_differences(args: argparse.Namespace, file: VectorFile, languages: list[str]) -> list[np.ndarray]:
     """Differences (positive minus negative) of the pairs that all languages have, training and test pairs.
@@ -33,7 +31,7 @@ def shared_differences(args: argparse.Namespace, file: VectorFile, languages: li
     """
     states = [cached_states(args, file, language) for language in languages]
     pairs_of = {language: pairs for language, (pairs, _) in zip(languages, states, strict=True)}
-    keys = data.shared_keys(pairs_of, file.concept, FEWEST)
+    keys = data.shared_keys(pairs_of, file.concept)
     places = [{pair.key: place for place, pair in enumerate(pairs)} for pairs, _ in states]
     chosen = [one[:, [place[key] for key in keys]] for (_, one), place in zip(states, places, strict=True)]
     return [one[:, :, 0] - one[:, :, 1] for one in chosen]

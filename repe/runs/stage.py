@@ -98,16 +98,14 @@ def targets_to_recognize(args: argparse.Namespace) -> Iterator[Task]:
     file_type = NullsFile if args.nulls else AccuracyFile
     plan = processes.plan_once(lambda: _plan(args, source, file_type))
     training = _training(args, plan)
-    vector_file = None
+    tested = vector_files(args, source.label, plan.wanted)
     for task in _tasks(args, source, plan, "accuracies", "recognizing"):
         languages = [*plan.wanted[task.concept]]
         task.file.refresh()  # another run may have added to it
         untried = languages if args.overwrite else task.file.untried(task.language, languages)
         if untried:  # else another run was faster
-            if vector_file is None or vector_file.concept != task.concept:
-                vector_file = vector_files(args, source.label, [task.concept])[task.concept]
-            vector_file.refresh()
-            task.sources = vector_file.of(untried)
+            tested[task.concept].refresh()
+            task.sources = tested[task.concept].of(untried)
             task.meta["vectors"] = {language: one.digest for language, one in task.sources.items()}
             if (args.nulls or args.cache_states) and not (args.folds or args.vectors_from):
                 known = [one for one in (*untried, task.language) if (task.concept, one) in plan.splits]

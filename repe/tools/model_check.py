@@ -1,11 +1,11 @@
 """Facts about a loaded model, and its hidden states compared with references."""
 
-import os
 from collections.abc import Sequence
 
 import torch
 
 from repe.models.gguf_check import check_gguf
+from repe.models.limits import physical_memory
 from repe.models.model import Model
 from repe.models.source import DTYPES, ModelSource, own_states
 from repe.vectors.hidden_states import last_token_states, relative_difference, tokenize
@@ -24,7 +24,7 @@ def memory(source: ModelSource) -> dict[str, str]:
     if source.device.type == "cuda":
         free = sum(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
         return rows | {"free GPU memory": f"{_size(free)} (layers that do not fit run on the CPU, slowly)"}
-    return rows | {"memory": _size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))}
+    return rows | {"memory": _size(physical_memory())}
 
 
 def architecture(model: Model) -> dict[str, str]:

@@ -1,12 +1,12 @@
 """Checks of result files: languages that are missing, inputs that have changed, damage."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from repe.constants import METHODS
+from repe.control.reply_file import REPLIES, SETTINGS_FILE, read_settings, readable
 from repe.data import data_file
 from repe.errors import UserError, first_of
 from repe.files import entries, plain_name, read_regular
@@ -16,7 +16,6 @@ from repe.results.result_file import SETTINGS, Kind, ResultFile, check_files, se
 from repe.results.vector_file import VectorFile
 
 NAMES_SHOWN = 6
-REPLIES = "generations.jsonl"
 STEMS = (VectorFile.stem, AccuracyFile.stem)
 KINDS = [Kind(method, random_direction) for random_direction in (False, True) for method in METHODS]
 
@@ -243,14 +242,15 @@ def check_control(folder: Path, concepts: Sequence[str] | None = None) -> list[C
 def _check_replies(path: Path, folder: Path, concept: str) -> Finding:
     """The state of one file of replies, compared with the vectors that steered them."""
     try:
-        count = read_regular(path).count(b"\n")
-        settings = json.loads(read_regular(path.with_name("settings.json")))
-        kind = Kind(settings["method"], settings["random_direction"])
-        vectors = VectorFile(folder.parent, folder.name, concept, kind).vectors
-        known = {language: digest for language, digest in settings["vectors"].items() if language in vectors}
-        stale = [language for language, digest in known.items() if vectors[language].digest != digest]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, UserError) as error:
-        return Finding("damaged", "damaged", f"{path} cannot be checked ({error!r:.100})")
+        settings = read_settings(path.with_name(SETTINGS_FILE))
+        with readable(path):
+            count = read_regular(path).count(b"\n")
+            kind = Kind(settings["method"], settings["random_direction"])
+            vectors = VectorFile(folder.parent, folder.name, concept, kind).vectors
+            known = {language: digest for language, digest in settings["vectors"].items() if language in vectors}
+            stale = [language for language, digest in known.items() if vectors[language].digest != digest]
+    except UserError as error:
+        return Finding("damaged", "damaged", str(error))
     return Finding(f"{count}; stale: {_some(stale)}", "stale") if stale else Finding(str(count))
 
 

@@ -322,11 +322,11 @@ def test_rich_languages_are_better_by_what_the_readme_says() -> None:
     for model in dict.fromkeys(table.index.get_level_values("model")):
         kind = model.split("-")[1]
         shares, axis = build_models.KINDS[kind].shares, FAMILIES[pocket_run.KINDS[kind][0]].axis
-        order = sorted(axis, key=lambda language: -shares.get(language, 0.0))
+        halves = mix.halves(shares, axis)
         for weights in ("trained", "random"):
             rows = table.loc[(model, weights)]
             for split in ("accuracy", "held_out"):
-                rich, poor = (rows[split][part].mean() for part in (order[:6], order[6:]))
+                rich, poor = (rows[split][part].mean() for part in halves)
                 differences.setdefault((weights, split), []).append(rich - poor)
     ends = {key: [f"{end(values):.2f}".replace("0.", ".") for end in (min, max)] for key, values in differences.items()}
     found = {key: " to ".join(both) for key, both in ends.items()}

@@ -14,8 +14,6 @@ from repe.models.source import ModelSource
 from repe.runs.stage import concepts_and_languages
 from repe.tools.noise.damage import DAMAGES
 
-FEWEST = 4  # pairs
-
 
 class Items:
     """Differences (positive minus negative) of one concept's items in several languages.
@@ -66,7 +64,7 @@ def shared_items(args: argparse.Namespace, source: ModelSource) -> Iterator[tupl
     of_texts = _states(args, source)
     for concept, languages in concepts_and_languages(args).items():
         read = {one: data.read_pairs(data.data_file(args.data_dir, concept, one), concept) for one in languages}
-        keys = data.shared_keys(read, concept, FEWEST)
+        keys = data.shared_keys(read, concept)
         by_key = {language: {pair.key: pair for pair in pairs} for language, pairs in read.items()}
         pairs = {language: [one[key] for key in keys] for language, one in by_key.items()}
         parts = data.parts_of(pairs[languages[0]], args.split, args.split_by, args.folds)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from repe.control.reply_file import REPLIES, SETTINGS_FILE
 from repe.files import check_inside, entries, exists, is_plain_name
 from repe.results.meta import read_meta
 from repe.tools.report.parts import Item, images, read, read_table
@@ -117,9 +118,9 @@ def _source_item(folder: Path, names: tuple[str, ...]) -> Item:
     model, concept = folder.parts[-3 - len(names) : -1 - len(names)]
     source = names[0]
     tables, facts = _tables(folder), {}
-    if exists(path := folder / "generations.jsonl"):
+    if exists(path := folder / REPLIES):
         tables["Example replies"] = read(path, lambda path: _examples(path, source))
-    if exists(path := folder / "settings.json"):
+    if exists(path := folder / SETTINGS_FILE):
         facts = read(path, lambda path: _texts(json.loads(path.read_text(encoding="utf-8")), STEERING))
     caption = (
         f"Replies of {model} when the {concept} vectors of {source} are added to its hidden states: refusal rate (of "
