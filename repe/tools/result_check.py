@@ -250,7 +250,7 @@ def _check_replies(path: Path, folder: Path, concept: str) -> Finding:
             known = {language: digest for language, digest in settings["vectors"].items() if language in vectors}
             stale = [language for language, digest in known.items() if vectors[language].digest != digest]
     except UserError as error:
-        return Finding("damaged", "damaged", str(error))
+        return Finding("damaged", "damaged", f"{path} cannot be checked: {error}")
     return Finding(f"{count}; stale: {_some(stale)}", "stale") if stale else Finding(str(count))
 
 
