@@ -3,10 +3,10 @@
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable
@@ -143,8 +143,7 @@ def bench_analyses() -> list[Row]:
     names = "llama2-chat-7B,llama2-chat-13B,llama2-chat-70B,qwen-chat-1B8,qwen-chat-7B,qwen-chat-14B"
     scripts = ("recognize_concept.py", "consistency_analysis.py", "transferability_analysis.py")
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(Path(os.environ["REPE_GOLDEN"]) / "golden/released_analysis/res.tar.xz") as archive:
-            archive.extractall(folder, filter="data")
+        shutil.unpack_archive(Path(os.environ["REPE_GOLDEN"]) / "golden/released_analysis/res.tar.xz", folder)
         options = ("--cross-model", f"{names},bloomz-560M,bloomz-1B7,bloomz-7B1", "--res-dir", f"{folder}/res")
 
         def all_three() -> float:
