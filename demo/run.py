@@ -4,10 +4,10 @@
 * multilingual-e5-small, an encoder for about 100 languages: stages 1 to 4, seven concepts in sixteen languages;
 * SmolLM2-135M-Instruct, a chat model that reads mostly English: stages 1 to 5, three concepts in English and Spanish.
 
-Both also run with random weights (`--untrained`), as a floor of accuracy, in a few of these languages. With --full they
-do so in all, SmolLM2 also reads French, there are more prompts, and the encoder's vectors are tried with damaged text
-and after learned maps: these are the results in demo/README.md. The text is the probe set in demo/probes, split by
-item, so that no item is both trained on and tested. Results go to demo/res; existing results are kept.
+Both also run with random weights (`--untrained`), as a floor of accuracy, in a few of these languages. With --full both
+models and their floors have all concepts and languages, there are more prompts, and the encoder's vectors are tried with
+damaged text and after learned maps: these are the results in demo/README.md. The text is the probe set in demo/probes,
+split by item, so that no item is both trained on and tested. Results go to demo/res; existing results are kept.
 """
 
 import argparse
@@ -29,15 +29,13 @@ RESULTS = "demo/res"
 DATA = "demo/probes/data"
 ENCODER, CHAT = "multilingual-e5-small", "SmolLM2-135M-Instruct"
 SEEDS = (1,)  # of random weights
-# What SmolLM2 reads well enough, and what takes a few minutes on one core.
-CHAT_CONCEPTS = ("--concept", "morality", "truthfulness", "harmfulness")
 
 
 class Size(NamedTuple):
-    """How much is run."""
+    """How much is run. Options without a language or concept stand for all of them."""
 
     chat: tuple[str, ...]
-    """Languages of SmolLM2."""
+    """Concepts and languages of SmolLM2."""
     chat_floor: tuple[str, ...]
     """Those of its twin with random weights."""
     encoder_floor: tuple[str, ...]
@@ -48,8 +46,10 @@ class Size(NamedTuple):
     """Whether the twins have all languages, so that all figures can show them too."""
 
 
-QUICK = Size(("--lang", "en", "es"), ("--lang", "en"), ("--lang", "en", "sw"), 4, False)
-FULL = Size(("--lang", "en", "es", "fr"), ("--lang", "en", "es", "fr"), (), 12, True)
+# Three concepts, because a text takes SmolLM2 ten times as long as the encoder.
+CHAT_CONCEPTS = ("--concept", "morality", "truthfulness", "harmfulness")
+QUICK = Size((*CHAT_CONCEPTS, "--lang", "en", "es"), (*CHAT_CONCEPTS, "--lang", "en"), ("--lang", "en", "sw"), 4, False)
+FULL = Size((), (), (), 12, True)
 # The first prompts of the probe set: harmful and harmless ones, in each language.
 PROMPTS, PROMPT_LANGUAGES = f"{RESULTS}/prompts.jsonl", ("en", "es")
 CONTROL = (
@@ -88,7 +88,7 @@ def floors(model: str, *more: str) -> None:
 def control(size: Size) -> None:
     """Stages 1, 2 and 5 of the chat model."""
     write_prompts(ROOT / PROMPTS, size.prompts)
-    recognize(CHAT, *size.chat, *CHAT_CONCEPTS, "--cache-states", f"{RESULTS}/states")
+    recognize(CHAT, *size.chat, "--cache-states", f"{RESULTS}/states")
     run("control_generation.py", *options(CHAT), *CONTROL)
 
 
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="random weights in all languages, SmolLM2 also in French, 48 prompts, damaged text and learned maps",
+        help="both models with all concepts and languages, 48 prompts, damaged text and learned maps",
     )
     size = FULL if parser.parse_args().full else QUICK
     for name in CONVERTERS:
@@ -143,7 +143,7 @@ def main() -> None:
             partial(control, size),
             partial(recognize, ENCODER, "--concept", *CONCEPTS[4:], *states),
             partial(floors, ENCODER, *size.encoder_floor),
-            partial(floors, CHAT, *size.chat_floor, *CHAT_CONCEPTS),
+            partial(floors, CHAT, *size.chat_floor),
         ]
     )
     # The two models know different languages, so each has figures and tables of its own.

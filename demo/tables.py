@@ -35,6 +35,7 @@ SOURCES = {
     "encoder_noise.csv": "cross_model_folds/noise.csv",
     "encoder_learned.csv": "cross_model_folds/transfer_learned.csv",
     "chat_floors.csv": "cross_model_chat/floors.csv",
+    "chat_intervals.csv": "cross_model_chat/recognition_intervals.csv",
     "chat_traits.csv": "cross_model_chat/traits.csv",
     "chat_control.csv": "SmolLM2-135M-Instruct-item/harmfulness/control/en/control.csv",
     "encoder_similarity.png": "cross_model/figure7_similarity_all.png",
@@ -49,11 +50,11 @@ def read(name: str | Path) -> pd.DataFrame:
     return pd.read_csv(TABLES / name, keep_default_na=False, na_values=[""])
 
 
-def recognition() -> str:
-    """The encoder's accuracy by language, mean over concepts, beside its floors."""
+def recognition(model: str = "encoder") -> str:
+    """A model's accuracy by language, mean over concepts, beside its floors."""
     floors = ["null_mean", "untrained", "text"]
-    means = read("encoder_floors.csv").groupby("language", sort=False)[floors].mean()
-    found = read("encoder_intervals.csv").query("concept == @ALL and language != @ALL")
+    means = read(f"{model}_floors.csv").groupby("language", sort=False)[floors].mean()
+    found = read(f"{model}_intervals.csv").query("concept == @ALL and language != @ALL")
     rows = [
         (
             row.language,
@@ -160,11 +161,15 @@ def learned() -> str:
 
 
 def chat() -> str:
-    """SmolLM2's accuracy by concept and language, beside its floors."""
+    """SmolLM2's accuracy by language, mean over concepts, beside its floors."""
+    return recognition("chat")
+
+
+def chat_english() -> str:
+    """SmolLM2's accuracy in English by concept, beside its floors."""
     rows = [
         (
             row.concept,
-            row.language,
             cell(row.accuracy),
             interval(row.low, row.high),
             cell(row.null_mean),
@@ -172,9 +177,9 @@ def chat() -> str:
             cell(row.text),
             p_value(row.p_margin_holm),
         )
-        for row in read("chat_floors.csv").itertuples()
+        for row in read("chat_floors.csv").query("language == 'en'").itertuples()
     ]
-    names = ["concept", "language", "accuracy", "95 %", "swapped labels", "untrained", "text", "p (Holm)"]
+    names = ["concept", "accuracy", "95 %", "swapped labels", "untrained", "text", "p (Holm)"]
     return markdown(names, rows)
 
 
@@ -251,7 +256,7 @@ def pocket_languages() -> str:
 
 
 _TRANSFER = (transfer, noise, noise_by_language, learned)
-_CHAT = (chat, control, questions)
+_CHAT = (chat, chat_english, control, questions)
 _OTHER_PAGES = (encoder_cells, chat_cells, pocket_models, pocket_languages)
 _ALL = (recognition, by_concept, nearest, linguistic, *_TRANSFER, *_CHAT, *_OTHER_PAGES)
 BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _ALL}

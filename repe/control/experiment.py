@@ -9,7 +9,6 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +33,7 @@ from repe.control.settings import Condition, ControlSettings
 from repe.control.steering import steered, step_lengths
 from repe.models.model import Model
 from repe.vectors.concept_vectors import ConceptVectors
+from repe.vectors.hidden_states import token_budget
 
 # Seconds between two updates of the reply file.
 WRITE_EVERY = 20.0
@@ -125,7 +125,7 @@ class ControlExperiment:
         written = time.monotonic()
         with tqdm(total=len(self.pending()), desc=f"{self.concept} {self.source}", unit="reply") as bar:
             try:
-                for replies in self._missing_replies(model, batches):
+                for replies in self._missing_replies(model, batches, batch_size):
                     rows += replies
                     bar.update(len(replies))
                     if time.monotonic() - written > WRITE_EVERY:
@@ -135,25 +135,29 @@ class ControlExperiment:
                 if rows:
                     self.file.add(rows)
 
-    def _missing_replies(self, model: Model, batches: Sequence[PromptBatch]) -> Iterator[list[Row]]:
-        """The replies that are not in the file, one batch at a time.
+    def _missing_replies(
+        self, model: Model, batches: Sequence[PromptBatch], batch_size: int | None
+    ) -> Iterator[list[Row]]:
+        """The replies that are not in the file, one pass at a time.
 
-        A batch with a missing reply is generated whole, so that a resumed run gives the same replies.
+        Conditions that are generated together are generated whole, so that a resumed run gives the same replies.
         """
         pending = {*self.pending()}
-
         for batch in batches:
-            conditions = [
+            equal = {condition: self._equal(condition, batch) for condition in self.settings.conditions()}
+            missing = {
                 condition
-                for condition in self.settings.conditions()
+                for condition in equal
                 if not pending.isdisjoint(_key(condition, prompt) for prompt in batch.prompts)
-            ]
-            if not conditions:
+            }
+            if not missing:
                 continue
             read = read_prompts(model, batch.tokens)
-            replies = cache(partial(self._replies, model, batch, read))
-            for condition in conditions:
-                yield [row | condition._asdict() for row in replies(self._equal(condition, batch))]
+            for group in self._together(model, batch, list(dict.fromkeys(equal.values())), batch_size):
+                wanted = [condition for condition in equal if condition in missing and equal[condition] in group]
+                if wanted:
+                    replies = dict(zip(group, self._replies(model, batch, read, group), strict=True))
+                    yield [row | one._asdict() for one in wanted for row in replies[equal[one]]]
 
     def _equal(self, condition: Condition, batch: PromptBatch) -> Condition:
         """A condition that gives the same replies to the batch, so that they are generated once."""
@@ -162,39 +166,94 @@ class ControlExperiment:
         is_own = condition.baseline == "target_vector" and {prompt.lang for prompt in batch.prompts} == {self.source}
         return Condition("concept", condition.strength) if is_own else condition
 
-    def _replies(self, model: Model, batch: PromptBatch, read: ReadPrompts, condition: Condition) -> list[Row]:
-        languages = [prompt.lang for prompt in batch.prompts]
-        tokens, activations = batch.tokens, dict[int, torch.Tensor]()
-        if condition.baseline == "prompt":
-            side = "positive" if condition.strength > 0 else "negative"
+    def _together(
+        self, model: Model, batch: PromptBatch, conditions: Sequence[Condition], batch_size: int | None
+    ) -> Iterator[list[Condition]]:
+        """Groups of conditions under which the batch's prompts are replied to in one pass.
+
+        Decoding takes nearly as long for a few rows as for many. Conditions stay apart where that would change what
+        they are compared by: with sampling, all have the same random numbers.
+        """
+        decoding = self.settings.decoding
+        length = max(map(len, batch.tokens)) + decoding.max_new_tokens
+        most = (batch_size or token_budget(model, decoding=True) // length) // len(batch.tokens)
+        if most < 1 or decoding.temperature or decoding.num_beams > 1:
+            most = 1
+        steered = [condition for condition in conditions if condition.baseline != "prompt"]
+        yield from (steered[start : start + most] for start in range(0, len(steered), most))
+        yield from ([condition] for condition in conditions if condition.baseline == "prompt")
+
+    def _replies(
+        self, model: Model, batch: PromptBatch, read: ReadPrompts, conditions: Sequence[Condition]
+    ) -> list[list[Row]]:
+        """The replies of one pass to the batch, a list for each condition."""
+        languages, tokens = [prompt.lang for prompt in batch.prompts], None
+        if conditions[0].baseline == "prompt":
+            side = "positive" if conditions[0].strength > 0 else "negative"
             given = [self.instructions[language][side] for language in languages]
             tokens = instructed(model, batch.prompts, given, self.settings.decoding.max_new_tokens)
-        elif condition.strength:
-            activations = self.activations(condition, languages)
-        width = max(map(len, tokens))
-        is_changed = tokens is not batch.tokens or (activations and self.settings.scope not in UNCHANGED_PROMPTS)
+        steps = [self.activations(one, languages) if one.strength and not tokens else {} for one in conditions]
         # The seed depends on the prompts only, so that all conditions sample with the same random numbers.
         seed = zlib.crc32(" ".join(f"{prompt.lang}/{prompt.id}" for prompt in batch.prompts).encode())
-        with steered(model.lm, model.blocks, activations, self.settings.operator, self.settings.scope, width):
-            replies = generate(model, tokens, self.settings.decoding, seed, None if is_changed else read)
-        # Without the instruction: replies of all conditions are compared as replies to the same prompt.
-        losses = reply_losses(model, read, replies)
+        found = steered_replies(model, batch, read, steps, self.settings, instructed=tokens, seed=seed)
         return [
-            {
-                "id": prompt.id,
-                "lang": prompt.lang,
-                "harmful": prompt.harmful,
-                "strength": condition.strength,
-                "baseline": condition.baseline,
-                "prompt": prompt.prompt,
-                "reply": decode(model, reply),
-                "draw": condition.draw,
-                "tokens": len(reply),
-                "loss": loss,
-                "repetition": repetition(reply),
-            }
-            for prompt, reply, loss in zip(batch.prompts, replies, losses, strict=True)
+            [
+                {
+                    "id": prompt.id,
+                    "lang": prompt.lang,
+                    "harmful": prompt.harmful,
+                    "strength": condition.strength,
+                    "baseline": condition.baseline,
+                    "prompt": prompt.prompt,
+                    "reply": decode(model, reply),
+                    "draw": condition.draw,
+                    "tokens": len(reply),
+                    "loss": loss,
+                    "repetition": repetition(reply),
+                }
+                for prompt, (reply, loss) in zip(batch.prompts, replies, strict=True)
+            ]
+            for condition, replies in zip(conditions, found, strict=True)
         ]
+
+
+def steered_replies(
+    model: Model,
+    batch: PromptBatch,
+    read: ReadPrompts,
+    steps: Sequence[Mapping[int, torch.Tensor]],
+    settings: ControlSettings,
+    *,
+    instructed: Sequence[Sequence[int]] | None = None,
+    seed: int = 0,
+) -> list[list[tuple[list[int], float | None]]]:
+    """Replies to a batch of prompts under several activations, in one pass.
+
+    Args:
+        read: the prompts as the unsteered model has read them.
+        steps: activations by layer number, (1 or prompts, hidden); empty for unsteered replies.
+        settings: operator, scope and decoding.
+        instructed: token ids of the prompts with system instructions, to reply to in their place.
+        seed: of the batch, see `generate`.
+
+    Returns:
+        For each of `steps`, the token ids and the loss (see `reply_losses`) of each reply. Losses are without the
+        instruction: replies of all conditions are compared as replies to the same prompts.
+    """
+    tokens = instructed or batch.tokens
+    # Each prompt is there once for each of the steps; those without one in a layer add zero.
+    zero = torch.zeros(1, model.hidden_size)
+    activations = {
+        layer: torch.stack([one.get(layer, zero).expand(len(tokens), -1) for one in steps], dim=1).flatten(0, 1)
+        for layer in sorted({layer for one in steps for layer in one})
+    }
+    again, tokens = read.repeated(len(steps)), [ids for ids in tokens for _ in steps]
+    is_changed = instructed or (activations and settings.scope not in UNCHANGED_PROMPTS)
+    width = max(map(len, tokens))
+    with steered(model.lm, model.blocks, activations, settings.operator, settings.scope, width):
+        replies = generate(model, tokens, settings.decoding, seed, None if is_changed else again)
+    found = [*zip(replies, reply_losses(model, again, replies), strict=True)]
+    return [found[number :: len(steps)] for number in range(len(steps))]
 
 
 def _key(condition: Condition, prompt: Prompt) -> Key:

@@ -147,6 +147,15 @@ class ReadPrompts:
     cache: Any = None
     """Keys and values of all tokens but the last; None for prompts of one token and for models without such a cache."""
 
+    def repeated(self, times: int) -> "ReadPrompts":
+        """The batch with each prompt so many times, one after the other."""
+        if times == 1:
+            return self
+        cache = None if self.cache is None else copied_cache(self.cache)
+        if cache is not None:
+            cache.batch_repeat_interleave(times)
+        return ReadPrompts(self.ids.repeat_interleave(times, 0), self.mask.repeat_interleave(times, 0), cache)
+
 
 @torch.inference_mode()
 def read_prompts(model: Model, prompts: Sequence[Sequence[int]]) -> ReadPrompts:

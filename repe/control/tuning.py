@@ -10,9 +10,9 @@ the budget; replies are generated for the strongest two within it.
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,14 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from repe.control.experiment import UNCHANGED_PROMPTS, ControlExperiment
+from repe.control.experiment import UNCHANGED_PROMPTS, ControlExperiment, steered_replies
 from repe.control.generation import (
     PromptBatch,
     ReadPrompts,
     decode,
-    generate,
     next_token_log_probabilities,
     prompt_batches,
     read_prompts,
-    reply_losses,
 )
 from repe.control.prompts import Prompt
 from repe.control.replies import repetition
@@ -53,6 +51,10 @@ MOST_PROMPTS = 16
 # The budget: nats of divergence, times the unsteered perplexity, share of repeated 4-grams.
 KL, PERPLEXITY, REPETITION = 0.5, 2.0, 0.2
 REPLY_TOKENS = 32
+
+# Activations by layer number, and what is measured with several of them.
+Steps = Mapping[int, torch.Tensor]
+Measured = Callable[[Sequence[Steps]], list[dict[str, float]]]
 
 
 def tuning_prompts(experiment: ControlExperiment) -> tuple[list[Prompt], list[Prompt]]:
@@ -121,11 +123,10 @@ class Tuner:
                 tested = [(span, strength) for strength in self._until_damage(span, reference)]
                 settings += tested
                 tried += [pair for pair in tested if self._worst(*pair, "kl") <= KL][-TRIED_PER_RANGE:]
-        self._measure((), 0.0, "score", self._replies)
+        self._measure((), (0.0,), "score", self._replies)
         with tqdm(tried, desc="tuning: replies", unit="setting") as bar:
             for span, strength in bar:
-                for signed in (-strength, strength):
-                    self._measure(span, signed, "score", self._replies)
+                self._measure(span, (-strength, strength), "score", self._replies)
         table = pd.DataFrame([self._row(span, strength, (span, strength) in tried) for span, strength in settings])
         fits = (table["perplexity"] <= PERPLEXITY) & (table["repetition"] <= REPETITION) & (table["kl"] <= KL)
         effect = table["effect"].where(fits & (table["effect"] > 0))
@@ -134,8 +135,7 @@ class Tuner:
     def _until_damage(self, span: tuple[int, ...], reference: torch.Tensor) -> Iterator[float]:
         """Strengths with their divergence measured, up to the first whose divergence exceeds the budget."""
         for strength in STRENGTHS:
-            for signed in (-strength, strength):
-                self._measure(span, signed, "kl", lambda steps: self._divergence(steps, reference))
+            self._measure(span, (-strength, strength), "kl", partial(self._divergences, reference))
             yield strength
             if self._worst(span, strength, "kl") > KL:
                 return
@@ -150,30 +150,31 @@ class Tuner:
                 continue
         return list(dict.fromkeys(found))
 
-    def _measure(self, layers: Sequence[int], strength: float, name: str, measured: Any) -> None:
-        """Add the measures of a trial, unless they are there already; `name` is one of them."""
-        key = _key(layers, strength)
-        if name not in self.rows.get(key, {}):
-            experiment = replace(
-                self.experiment, settings=replace(self.experiment.settings, layers=[*layers]), prompts=self.prompts
-            )
-            steps = experiment.activations(Condition("concept", strength), [experiment.source]) if layers else {}
-            found = measured(steps)
-            self.rows.setdefault(key, {}).update(found)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(json.dumps({"run": self.digest, "key": key, "measures": found}) + "\n")
+    def _measure(self, layers: Sequence[int], strengths: Sequence[float], name: str, measured: Measured) -> None:
+        """Add the measures of trials with the same layers, unless they are there; `name` is one of the measures."""
+        keys = [_key(layers, strength) for strength in strengths]
+        if all(name in self.rows.get(key, {}) for key in keys):
+            return
+        settings = replace(self.experiment.settings, layers=[*layers])
+        experiment = replace(self.experiment, settings=settings, prompts=self.prompts)
+        conditions = [Condition("concept", strength) for strength in strengths]
+        found = measured([experiment.activations(one, [experiment.source]) if layers else {} for one in conditions])
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            for key, measures in zip(keys, found, strict=True):
+                self.rows.setdefault(key, {}).update(measures)
+                file.write(json.dumps({"run": self.digest, "key": key, "measures": measures}) + "\n")
 
-    def _steered(self, steps: dict[int, torch.Tensor], batch: PromptBatch) -> Any:
+    def _steered(self, steps: Steps, batch: PromptBatch) -> Any:
         settings = self.experiment.settings
         width = max(map(len, batch.tokens))
         return steered(self.model.lm, self.model.blocks, steps, settings.operator, settings.scope, width)
 
-    def _leaves_prompts(self, steps: dict[int, torch.Tensor]) -> bool:
+    def _leaves_prompts(self, steps: Steps) -> bool:
         """Whether no token of a prompt but its last one is steered."""
         return not steps or self.experiment.settings.scope in UNCHANGED_PROMPTS
 
-    def _distributions(self, steps: dict[int, torch.Tensor]) -> torch.Tensor:
+    def _distributions(self, steps: Steps) -> torch.Tensor:
         """Log probabilities of the next token after the harmless prompts, (prompts, vocabulary)."""
         found = []
         for batch, read, tokens in self.harmless:
@@ -194,30 +195,30 @@ class Tuner:
                 tokens = [[*ids, one] for ids, one in zip(tokens, first, strict=True)]
             yield batch, read, tokens
 
-    def _divergence(self, steps: dict[int, torch.Tensor], reference: torch.Tensor) -> dict[str, float]:
-        """The mean KL divergence of the steered from the unsteered distribution, in nats."""
-        now = self._distributions(steps)
-        return {"kl": float((reference.exp() * (reference - now)).sum(dim=-1).mean())}
+    def _divergences(self, reference: torch.Tensor, steps: Sequence[Steps]) -> list[dict[str, float]]:
+        """For each activation, the mean KL divergence of the steered from the unsteered distribution, in nats."""
+        now = map(self._distributions, steps)
+        return [{"kl": float((reference.exp() * (reference - one)).sum(dim=-1).mean())} for one in now]
 
-    def _replies(self, steps: dict[int, torch.Tensor]) -> dict[str, float]:
-        """Mean concept score, loss and repetition of the replies."""
-        scores, losses, repeated = [], [], []
+    def _replies(self, steps: Sequence[Steps]) -> list[dict[str, float]]:
+        """For each activation, mean concept score, loss and repetition of the replies."""
+        settings = replace(self.experiment.settings, decoding=self.decoding)
+        found: list[list[Any]] = [[] for _ in steps]
         for number, batch in enumerate(self.batches):
-            read = self.read(number)
-            kept = read if self._leaves_prompts(steps) else None
-            with self._steered(steps, batch):
-                replies = generate(self.model, batch.tokens, self.decoding, read=kept)
-            losses += [loss for loss in reply_losses(self.model, read, replies) if loss is not None]
-            repeated += [repetition(reply) for reply in replies]
-            texts = [
-                (prompt.lang, decode(self.model, reply)) for prompt, reply in zip(batch.prompts, replies, strict=True)
-            ]
-            scores += [*self._scores([pair for pair in texts if pair[1]])]
-        mean = float(np.mean(scores)) if scores else math.nan
+            replies = steered_replies(self.model, batch, self.read(number), steps, settings)
+            for collected, some in zip(found, replies, strict=True):
+                collected += [(prompt.lang, *one) for prompt, one in zip(batch.prompts, some, strict=True)]
+        return [self._means(replies) for replies in found]
+
+    def _means(self, replies: Sequence[tuple[str, list[int], float | None]]) -> dict[str, float]:
+        """Means over replies, of which language, token ids and loss are given."""
+        texts = [(language, decode(self.model, reply)) for language, reply, _ in replies]
+        scores = [*self._scores([pair for pair in texts if pair[1]])]
+        losses = [loss for _, _, loss in replies if loss is not None]
         return {
-            "score": mean,
+            "score": float(np.mean(scores)) if scores else math.nan,
             "loss": float(np.mean(losses)) if losses else math.nan,
-            "repetition": float(np.mean(repeated)),
+            "repetition": float(np.mean([repetition(reply) for _, reply, _ in replies])),
         }
 
     def _scores(self, texts: Iterable[tuple[str, str]]) -> Iterator[float]:

@@ -138,8 +138,8 @@ def test_ctrl_c_keeps_what_was_generated(control: Run, tmp_path: Path, monkeypat
     monkeypatch.setattr("repe.control.experiment.generate", interrupted)
     ended = control("--batch-size", "4")
     assert ended.status == 130
-    # Of the first four prompts: unsteered, at -2, and at 0, whose replies are the unsteered ones.
-    assert len(rows_of(folder_of(tmp_path))) == 12
+    # Of the first four prompts: at -2, and unsteered, which are also the replies of four directions at 0.
+    assert len(rows_of(folder_of(tmp_path))) == 4 * (1 + 1 + 4)
 
 
 def test_several_sources_get_a_figure_of_their_effects(control: Run, tmp_path: Path) -> None:

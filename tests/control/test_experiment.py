@@ -9,12 +9,12 @@ import pytest
 import torch
 from conftest import load
 
-from repe.control.experiment import ControlExperiment
-from repe.control.generation import Decoding
+from repe.control.experiment import ControlExperiment, steered_replies
+from repe.control.generation import Decoding, generate, prompt_batches, read_prompts, reply_losses
 from repe.control.prompts import Prompt
 from repe.control.reply_file import ReplyFile
 from repe.control.settings import Condition, ControlSettings
-from repe.control.steering import reading
+from repe.control.steering import reading, steered
 from repe.errors import UserError
 from repe.models.model import Model
 from repe.vectors.concept_vectors import ConceptVectors
@@ -87,7 +87,7 @@ def test_conditions_are_ordered_by_baseline_draw_and_strength() -> None:
     assert settings.conditions() == expected
 
 
-@pytest.mark.parametrize(("scope", "readings"), [("generated", 1), ("last", 1), ("all", 3)])
+@pytest.mark.parametrize(("scope", "readings"), [("generated", 1), ("last", 1), ("all", 2)])
 def test_prompts_that_are_not_steered_are_read_once(
     scope: str, readings: int, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,3 +127,68 @@ def test_the_targets_own_vector_is_not_run_again_where_it_is_the_sources(
     assert first == second
     own = real(control, Condition("target_vector", 2.0), ["en"])
     torch.testing.assert_close(own, real(control, Condition("concept", 2.0), ["en"]))
+
+
+@pytest.mark.parametrize(
+    ("family", "operator", "scope"),
+    [
+        ("qwen2", "linear_comb", "all"),
+        ("qwen2", "projection", "last"),
+        ("bloom", "piecewise_linear", "generated"),
+        ("bloom", "linear_comb", "prompt"),
+    ],
+)
+def test_replies_under_several_steps_at_once_are_those_under_each_alone(
+    family: str, operator: str, scope: str, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    model = load(model_folders[family], with_head=True)
+    control = made(model, tmp_path, operator=operator, scope=scope, decoding=Decoding(max_new_tokens=8))
+    (batch,) = prompt_batches(model, control.prompts, 8)
+    languages = [prompt.lang for prompt in batch.prompts]
+    steps = [
+        {},
+        control.activations(Condition("concept", 3.0), languages),
+        control.activations(Condition("target_vector", -3.0), languages),
+        {1: control.activations(Condition("random", 5.0, 1), languages)[1]},
+    ]
+    read = read_prompts(model, batch.tokens)
+    together = steered_replies(model, batch, read, steps, control.settings)
+    width = max(map(len, batch.tokens))
+    for one, found in zip(steps, together, strict=True):
+        with steered(model.lm, model.blocks, one, operator, scope, width):
+            alone = generate(model, batch.tokens, control.settings.decoding)
+        assert [reply for reply, _ in found] == alone
+        losses = reply_losses(model, read_prompts(model, batch.tokens), alone)
+        assert [loss for _, loss in found] == pytest.approx(losses, abs=1e-5)
+    replies = [[reply for reply, _ in found] for found in together]
+    assert len({str(one) for one in replies}) == len(steps)
+
+
+def test_conditions_run_together_where_that_changes_nothing(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Greedy replies of one batch size are those of another; sampled ones keep their random numbers."""
+    passes: list[int] = []
+
+    def counted(model: Model, tokens: Any, *others: Any) -> Any:
+        passes.append(len(tokens))
+        return generate(model, tokens, *others)
+
+    monkeypatch.setattr("repe.control.experiment.generate", counted)
+    replies = {}
+    for name, temperature, batch_size in (
+        ("auto", 0.0, None),
+        ("rows", 0.0, 12),
+        ("single", 0.0, 1),
+        ("drawn", 1.0, None),
+    ):
+        changes = {"baselines": ("none", "concept"), "strengths": [-3.0, 0.0, 3.0], "strength_unit": "raw"}
+        decoding = Decoding(max_new_tokens=4, temperature=temperature)
+        control = made(model, tmp_path / name, **changes, decoding=decoding)
+        control.file.settings["vectors"] = {}
+        passes.clear()
+        control.run(model, batch_size)
+        assert passes == {"auto": [18], "rows": [12, 6], "single": [1] * 18, "drawn": [6] * 3}[name]
+        replies[name] = {key: row["reply"] for key, row in control.file.rows.items()}
+        assert len(replies[name]) == 4 * 6
+    assert replies["auto"] == replies["rows"] == replies["single"]
