@@ -19,6 +19,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
+import repe
 from repe.__main__ import TOOLS
 from repe.analysis import lang2vec_distance
 from repe.paper import CONCEPTS, LANGUAGES
@@ -233,6 +234,9 @@ def test_bibtex_and_citation_file_agree() -> None:
             (authors,) = re.findall(r"author = \{(.*?)\},", entry)
             assert authors.split(" and ") == [f"{one['family-names']}, {one['given-names']}" for one in work["authors"]]
     assert cited["preferred-citation"]["title"] in " ".join(README.split())
+    assert cited["version"] == repe.__version__
+    assert f"version = {{{repe.__version__}}}" in entries[1]
+    assert f"## {repe.__version__} ({cited['date-released']})" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
 def test_the_table_of_control_is_its_csv() -> None:
