@@ -18,7 +18,7 @@ their similarity. --permutations adds p-values to Table 1, --similarity tables w
 import argparse
 from typing import TYPE_CHECKING
 
-from repe.constants import OF_STATES
+from repe.constants import OF_STATES, SIMILARITIES
 from repe.runs import arguments as options
 
 if TYPE_CHECKING:
@@ -134,11 +134,12 @@ def across_layers(
 
 
 def further_measures(args: argparse.Namespace, compared: "Compared[VectorFile]", out_dir: "Path") -> "list[Path]":
-    """Ceilings of the similarities, and Table 1 with other measures of similarity."""
+    """Ceilings of the similarities, and heat maps and Table 1 with other measures of similarity."""
     import pandas as pd
 
     from repe.analysis import consistency
-    from repe.plots import tables
+    from repe.plots import figures, tables
+    from repe.plots.style import save
     from repe.runs.similarity import measured
 
     ceilings = [
@@ -150,6 +151,8 @@ def further_measures(args: argparse.Namespace, compared: "Compared[VectorFile]",
     for measure in args.similarity:
         similarity, models = measured(args, compared, measure)
         written += tables.write_csv(similarity, out_dir, f"similarity_{measure}")
+        figure = figures.similarity_heat_maps(similarity, compared.families, SIMILARITIES[measure])
+        written += save(figure, out_dir, f"similarity_{measure}")
         source = args.linguistic_distances or "recorded"
         table1 = consistency.table1(models, args.permutations, args.seed, source)
         written += tables.write_csv(table1, out_dir, f"{tables.TABLE_1}_{measure}")

@@ -93,7 +93,7 @@ def beside_accuracy(
     trainings = {source: task.training[source] for source in task.sources if source in task.training}
     more = {"detection": detection(task.sources, tested, trainings, task.training[task.language])}
     if args.direction_method == "cluster_mean" and not args.random_direction:
-        more["nulls"] = nulls(tested, trainings, correct, f"{task.concept}|{args.seed}")
+        more["nulls"] = nulls(tested, trainings, correct, f"{task.concept}|{args.seed}", task.language)
     return more
 
 
