@@ -125,12 +125,20 @@ def similarity_heat_maps(
         families: family of each model.
         meaning: of the similarity, the title of the colour bar.
     """
-    rows = _rows_of(similarity, families)
-    panels = [*families]
-    if "floor" in rows:
-        floors = rows.assign(model=rows["model"] + ": floor", similarity=rows["floor"])
-        rows, panels = pd.concat([rows, floors]), [name for one in families for name in (one, f"{one}: floor")]
+    rows, panels = beside_floors(_rows_of(similarity, families), families, "similarity", "floor")
     return heat_maps(squares(rows, panels, "similarity"), similarity_colouring(rows, meaning))
+
+
+def beside_floors(table: pd.DataFrame, models: Iterable[str], value: str, floor: str) -> tuple[pd.DataFrame, list[str]]:
+    """Add the values of the column `floor`, if there are any, as rows of models `<model>: floor`.
+
+    Returns:
+        The table, and its models: each followed by its floor.
+    """
+    if floor not in table or table[floor].isna().all():
+        return table, [*models]
+    floors = table.assign(**{"model": table["model"] + ": floor", value: table[floor]})
+    return pd.concat([table, floors]), [name for one in models for name in (one, f"{one}: floor")]
 
 
 def similarity_colouring(similarity: pd.DataFrame, meaning: str = "Cosine similarity") -> Colouring:

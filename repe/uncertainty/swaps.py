@@ -85,17 +85,17 @@ def swapped(
         observed margins; and the mean margin along the sums, float64 (layers, 1 + swaps), the observed one first.
     """
     turned = torch.from_numpy(signs[:counted]).to(tested.device, torch.float32).T
-    # In float64 on the CPU, so that a swap that changes nothing gives the observed margin.
-    kept = np.concatenate([np.ones_like(signs[:1]), signs]).T.astype(np.float64)
     null, halves, means = [], [], []
     for state, differences in zip(tested, training.differences, strict=True):
         margins = (state[:, 0].float() - state[:, 1].float()) @ differences.to(state.device).T  # (test, training pairs)
         moved = margins @ turned
         null.append((moved >= 0).sum(dim=0))
         halves.append((moved + margins.sum(dim=1, keepdim=True) >= 0).sum(dim=0))
-        means.append(margins.mean(dim=0).cpu().numpy() @ kept)
+        means.append(margins.mean(dim=0))
     counts = (torch.stack(one).cpu().numpy() for one in (null, halves))
-    return (*counts, np.stack(means))  # type: ignore[return-value]
+    # In float64 on the CPU, so that a swap that changes nothing gives the observed margin.
+    kept = np.concatenate([np.ones_like(signs[:1]), signs]).astype(np.float64)
+    return (*counts, torch.stack(means).cpu().numpy().astype(np.float64) @ kept.T)  # type: ignore[return-value]
 
 
 def summary(
