@@ -142,7 +142,8 @@ def test_holm_over_languages_that_share_items_keeps_the_family_wise_error() -> N
         turned = torch.rand(TRAIN, generator=generator) < 0.5  # the same items in all languages
         shared, values = drawn(50_000 + draw, TRAIN, 1.0), []
         for language in range(languages):
-            states, test = shared + drawn(languages * draw + language, TRAIN), drawn(90_000 + draw, TEST, 1.0)
+            seed = languages * draw + language
+            states, test = shared + 2 * drawn(seed, TRAIN), drawn(90_000 + seed, TEST, 1.0)
             states[:, turned] = states[:, turned].flip(2)
             correct = correct_pairs({"en": fitted(states, LABELS)}, test)
             found = nulls(test, {"en": Training.of(states, pairs)}, correct, f"{draw}", "other")["en"]
