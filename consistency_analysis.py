@@ -18,7 +18,7 @@ their similarity. --permutations adds p-values to Table 1, --similarity tables w
 import argparse
 from typing import TYPE_CHECKING
 
-from repe.constants import OF_STATES
+from repe.constants import SIMILARITIES
 from repe.runs import arguments as options
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ DISTANCES = {
         },
     }
 }
-# Of --similarity cka and procrustes only.
+# Of ceilings, and of --similarity cka and procrustes.
 STATES = (options.DATA, options.CACHE)
 HEAT_MAPS = {"7b": "figure4_similarity_7b", "all": "figure7_similarity_all"}
 
 
 def main(args: argparse.Namespace) -> None:
-    if not set(args.similarity) & set(OF_STATES):
-        options.refuse(args, STATES, "without --similarity cka or procrustes")
+    if not args.cache_states:
+        options.refuse(args, (options.DATA,), "without --cache-states")
     if args.linguistic_distances:
         options.refuse(args, [DISTANCES], "with --linguistic-distances", except_for=["--linguistic-distances"])
     # Imported here, since these take seconds and --help does not need them.
@@ -134,15 +134,18 @@ def across_layers(
 
 
 def further_measures(args: argparse.Namespace, compared: "Compared[VectorFile]", out_dir: "Path") -> "list[Path]":
-    """Ceilings of the similarities, and Table 1 with other measures of similarity."""
+    """Ceilings of the similarities, and heat maps and Table 1 with other measures of similarity."""
     import pandas as pd
 
     from repe.analysis import consistency
-    from repe.plots import tables
-    from repe.runs.similarity import measured
+    from repe.plots import figures, tables
+    from repe.plots.style import save
+    from repe.runs.similarity import half_cosines, measured
 
     ceilings = [
-        consistency.ceiling_table(model, files, compared.languages_of(model)) for model, files in compared.files.items()
+        consistency.ceiling_table(model, files, languages, half_cosines(args, files, languages))
+        for model, files in compared.files.items()
+        for languages in [compared.languages_of(model)]
     ]
     written = []
     if len(table := pd.concat(ceilings)):
@@ -150,6 +153,8 @@ def further_measures(args: argparse.Namespace, compared: "Compared[VectorFile]",
     for measure in args.similarity:
         similarity, models = measured(args, compared, measure)
         written += tables.write_csv(similarity, out_dir, f"similarity_{measure}")
+        figure = figures.similarity_heat_maps(similarity, compared.families, SIMILARITIES[measure])
+        written += save(figure, out_dir, f"similarity_{measure}")
         source = args.linguistic_distances or "recorded"
         table1 = consistency.table1(models, args.permutations, args.seed, source)
         written += tables.write_csv(table1, out_dir, f"{tables.TABLE_1}_{measure}")

@@ -56,6 +56,8 @@ def main(args: argparse.Namespace) -> None:
         compare(args)
     else:
         options.refuse(args, COMPARING, "without --cross-model")
+        if args.folds:  # the labels of test pairs are those of training pairs of other folds
+            options.refuse(args, (options.NULLS,), "with --folds")
         if args.vectors_from:  # the training pairs are in another folder
             options.refuse(args, (options.NULLS, options.VALIDATION), "with --vectors-from")
         recognize(args)
@@ -93,7 +95,7 @@ def beside_accuracy(
     trainings = {source: task.training[source] for source in task.sources if source in task.training}
     more = {"detection": detection(task.sources, tested, trainings, task.training[task.language])}
     if args.direction_method == "cluster_mean" and not args.random_direction:
-        more["nulls"] = nulls(tested, trainings, correct, f"{task.concept}|{args.seed}")
+        more["nulls"] = nulls(tested, trainings, correct, f"{task.concept}|{args.seed}", task.language)
     return more
 
 
@@ -155,7 +157,7 @@ def beside_accuracies(args: argparse.Namespace, compared: "Compared[AccuracyFile
         written += tables.write_csv(nulls, out_dir, "nulls") + tables.write_csv(by_layer, out_dir, "accuracy_by_layer")
         for model, rows in by_layer.groupby("model", sort=False):
             written += save(floor_figures.accuracy_by_layer(rows), out_dir, f"accuracy_by_layer_{model}")
-    if len(detected := detection_table(files, languages)):
+    if len(detected := detection_table(files, languages, twins)):
         written += tables.write_csv(detected, out_dir, "detection")
         families = {model: family for model, family in compared.families.items() if model in {*detected["model"]}}
         for column in ("auroc", "calibration_gap"):

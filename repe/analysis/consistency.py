@@ -13,7 +13,6 @@ import pandas as pd
 from repe.analysis.linguistic_distance import distances, linguistic_similarities
 from repe.paper import Family
 from repe.results.vector_file import VectorFile
-from repe.uncertainty.ceilings import reliability
 from repe.uncertainty.permutation import holm, mantel, orders, pearson
 from repe.vectors.concept_vectors import ConceptVectors
 
@@ -83,20 +82,27 @@ def similarity_table(model: str, languages: Sequence[str], similarity: np.ndarra
     return pairs.to_frame(index=False).assign(similarity=similarity.ravel())
 
 
-def ceiling_table(model: str, files: Mapping[str, VectorFile], languages: Sequence[str]) -> pd.DataFrame:
-    """Similarities beside their ceilings, from the agreement of random halves of the training items.
+def ceiling_table(
+    model: str,
+    files: Mapping[str, VectorFile],
+    languages: Sequence[str],
+    half_cosines: Mapping[str, np.ndarray] | None = None,
+) -> pd.DataFrame:
+    """Similarities beside the agreement of random halves of a language's items, and corrected for it.
 
-    Vectors of a finite number of items are noisy, which lowers their cosine. The ceiling of two languages is the
-    geometric mean of their reliabilities; a cosine divided by it is corrected for attenuation (Spearman 1904). Items
-    are translations, so languages share part of the noise: a corrected value can be above 1, and is an upper estimate.
+    Vectors of a finite number of items are noisy, which lowers their cosine. Two languages' vectors of the same items
+    share the noise of these items, so the correction (Spearman 1904) is of the cosine of vectors of different items:
+    divided by the geometric mean of the two languages' split-half cosines. Sampling error can put it above 1.
 
     Args:
         files: the model's vector files by concept; those without split halves are left out.
         languages: in the family's order.
+        half_cosines: by concept, from `ceilings.half_cosines`; without them, split halves are those of the files.
 
     Returns:
-        Columns model, source, target, split_half_source, split_half_target (cosine of halves), similarity, ceiling,
-        corrected; means over the concepts that have split halves, each at the pair's most similar layer.
+        Columns model, source, target, split_half_source, split_half_target (cosine of halves), similarity, cross_half
+        (cosine of one half in the source and the other in the target), ceiling (of cross_half), corrected (cross_half
+        divided by it); NaN without half_cosines. Means over concepts, each at the pair's most similar layer.
     """
     known = {
         concept: file
@@ -108,21 +114,24 @@ def ceiling_table(model: str, files: Mapping[str, VectorFile], languages: Sequen
     cosine = cosines(known, languages)  # (concepts, layers, languages, languages)
     halves = np.array([[file.vectors[one].split_half for one in languages] for file in known.values()])
     halves = halves.swapaxes(1, 2).astype(np.float64)  # (concepts, layers, languages)
-    reliable = reliability(halves)
-    ceiling = np.sqrt(reliable[..., :, None] * reliable[..., None, :])
+    crossed = np.full_like(cosine, np.nan)
+    if half_cosines:
+        crossed = np.stack([half_cosines[concept] for concept in known])
+        halves = np.diagonal(crossed, axis1=-2, axis2=-1)
     layers = cosine.argmax(axis=1)
-    # The corrected similarity has the ratio of means: a ratio for each concept would explode where one has no signal.
     values = {
         "split_half_source": np.broadcast_to(halves[..., :, None], cosine.shape),
         "split_half_target": np.broadcast_to(halves[..., None, :], cosine.shape),
         "similarity": cosine,
-        "ceiling": ceiling,
+        "cross_half": crossed,
     }
     rows = {name: np.take_along_axis(one, layers[:, None], axis=1)[:, 0].mean(axis=0) for name, one in values.items()}
     table = similarity_table(model, languages, rows["similarity"]).assign(**{n: one.ravel() for n, one in rows.items()})
     table = table[table["source"] != table["target"]]
-    corrected = table["similarity"] / table["ceiling"].where(table["ceiling"] > 0)
-    return table.assign(corrected=corrected)
+    # A ratio of means, since a ratio for each concept would explode where one has no signal.
+    ceiling = (table["split_half_source"].clip(0) * table["split_half_target"].clip(0)) ** 0.5
+    ceiling = ceiling.where((ceiling > 0) & table["cross_half"].notna())
+    return table.assign(ceiling=ceiling, corrected=table["cross_half"] / ceiling)
 
 
 def similarity_by_layer(model: str, cosine: np.ndarray) -> pd.DataFrame:

@@ -111,27 +111,43 @@ def _finish_bars(axes: Axes, languages: list[str], lowest: float, place_width: f
 
 
 @in_print_style
-def similarity_heat_maps(similarity: pd.DataFrame, families: Mapping[str, Family]) -> Figure:
+def similarity_heat_maps(
+    similarity: pd.DataFrame, families: Mapping[str, Family], meaning: str = "Cosine similarity"
+) -> Figure:
     """Figures 4 and 7: similarity of a concept's vectors between languages, one square heat map per model.
 
     All panels share one scale, which spans the values off the diagonals, since each language has similarity 1 with
     itself. Cells without a value are hatched.
 
     Args:
-        similarity: columns model, source, target, similarity (a cosine), in the order of the axes.
+        similarity: columns model, source, target, similarity (a cosine), in the order of the axes. A column floor adds
+            a panel beside each model's.
         families: family of each model.
+        meaning: of the similarity, the title of the colour bar.
     """
-    rows = _rows_of(similarity, families)
-    return heat_maps(squares(rows, families, "similarity"), similarity_colouring(rows))
+    rows, panels = beside_floors(_rows_of(similarity, families), families, "similarity", "floor")
+    return heat_maps(squares(rows, panels, "similarity"), similarity_colouring(rows, meaning))
 
 
-def similarity_colouring(similarity: pd.DataFrame) -> Colouring:
+def beside_floors(table: pd.DataFrame, models: Iterable[str], value: str, floor: str) -> tuple[pd.DataFrame, list[str]]:
+    """Add the values of the column `floor`, if there are any, as rows of models `<model>: floor`.
+
+    Returns:
+        The table, and its models: each followed by its floor.
+    """
+    if floor not in table or table[floor].isna().all():
+        return table, [*models]
+    floors = table.assign(**{"model": table["model"] + ": floor", value: table[floor]})
+    return pd.concat([table, floors]), [name for one in models for name in (one, f"{one}: floor")]
+
+
+def similarity_colouring(similarity: pd.DataFrame, meaning: str = "Cosine similarity") -> Colouring:
     """The colours of Figures 4 and 7, for a table such as theirs."""
     apart = similarity["similarity"][similarity["source"] != similarity["target"]].dropna()
     low, high = (math.floor(apart.min() * 20) / 20, math.ceil(apart.max() * 20) / 20) if len(apart) else (0.0, 1.0)
     high = min(high, 1.0)  # a cosine of 1 may have been rounded up
     low = max(min(low, high - _NARROWEST_SCALE), -1.0)
-    return Colouring(Normalize(low, max(high, low + _NARROWEST_SCALE)), "viridis", "Cosine similarity")
+    return Colouring(Normalize(low, max(high, low + _NARROWEST_SCALE)), "viridis", meaning)
 
 
 @in_print_style

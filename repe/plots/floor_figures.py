@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from repe.paper import Family
-from repe.plots.figures import squares
+from repe.plots.figures import beside_floors, squares
 from repe.plots.heat_maps import Colouring, heat_maps
 from repe.plots.style import HUES, PAGE_WIDTH, SMALL, TEXT, in_print_style, new_figure
 
@@ -138,24 +138,24 @@ def _share_axes(panels: Mapping[str, Axes], lowest: float) -> None:
 def detection_heat_maps(detection: pd.DataFrame, families: Mapping[str, Family], column: str) -> Figure:
     """Detection of single texts, mean over concepts: one heat map per model, rows sources, columns targets.
 
+    AUROC of untrained twins, where it is known, is in a panel of its own.
+
     Args:
         detection: from `repe.uncertainty.detection.detection_table`.
         families: the models to draw.
         column: `auroc` or `calibration_gap`.
     """
-    return heat_maps(detection_squares(detection, families, column), detection_colouring(column), "Target", "Source")
+    columns = [one for one in (column, f"{column}_untrained") if one in detection]
+    means = detection.groupby(["model", "source", "target"], sort=False)[columns].mean().reset_index()
+    means, panels = beside_floors(means, families, column, f"{column}_untrained")
+    return heat_maps(squares(means, panels, column), _detection_colouring(means[column], column), "Target", "Source")
 
 
-def detection_squares(
-    detection: pd.DataFrame, models: Mapping[str, Any] | list[str], column: str
-) -> dict[str, pd.DataFrame]:
-    """The means over concepts by source and target, one square for each model."""
-    means = detection.groupby(["model", "source", "target"], sort=False)[column].mean().reset_index()
-    return squares(means, models, column)
-
-
-def detection_colouring(column: str) -> Colouring:
-    """The colours of `detection_heat_maps`."""
-    if column == "auroc":
-        return Colouring(Normalize(0.5, 1), "viridis", "AUROC of single texts")
-    return Colouring(Normalize(-0.3, 0.3), "RdBu_r", "Accuracy lost by\nthe source's threshold")
+def _detection_colouring(values: pd.Series, column: str) -> Colouring:
+    # In steps of 0.05, and no narrower than 0.2: small differences must not look large.
+    limit = np.ceil(values.abs().max() * 20) / 20
+    if column == "calibration_gap":
+        limit = max(limit, 0.1)
+        return Colouring(Normalize(-limit, limit), "RdBu_r", "Accuracy lost with\nthe source's threshold")
+    low = min(0.5, np.floor(values.min() * 20) / 20)
+    return Colouring(Normalize(low, max(limit, low + 0.2)), "viridis", "AUROC of single texts")

@@ -15,7 +15,9 @@ from repe.results.vector_file import VectorFile
 from repe.vectors.state_cache import SETTINGS, StateCache
 
 
-def shared_differences(args: argparse.Namespace, file: VectorFile, languages: list[str]) -> list[np.ndarray]:
+def shared_differences(
+    args: argparse.Namespace, file: VectorFile, languages: list[str]
+) -> tuple[list[np.ndarray], list[str]]:
     """Differences (positive minus negative) of the pairs that all languages have, training and test pairs.
 
     Args:
@@ -24,7 +26,7 @@ def shared_differences(args: argparse.Namespace, file: VectorFile, languages: li
         languages: of one concept.
 
     Returns:
-        float32 (layers, items, hidden) for each language, items in one order.
+        float32 (layers, pairs, hidden) for each language, pairs in one order; and the item of each pair.
 
     Raises:
         UserError: the cache has no states of a language, or the languages share too few pairs.
@@ -34,7 +36,8 @@ def shared_differences(args: argparse.Namespace, file: VectorFile, languages: li
     keys = data.shared_keys(pairs_of, file.concept)
     places = [{pair.key: place for place, pair in enumerate(pairs)} for pairs, _ in states]
     chosen = [one[:, [place[key] for key in keys]] for (_, one), place in zip(states, places, strict=True)]
-    return [one[:, :, 0] - one[:, :, 1] for one in chosen]
+    item_of = {pair.key: pair.item or pair.key for pair in states[0][0]}
+    return [one[:, :, 0] - one[:, :, 1] for one in chosen], [item_of[key] for key in keys]
 
 
 def cached_states(args: argparse.Namespace, file: VectorFile, language: str) -> tuple[list[Pair], np.ndarray]:

@@ -57,10 +57,15 @@ def text_floors(args: argparse.Namespace, compared: Compared[AccuracyFile]) -> T
             if not path.exists() or not _is_current(path.read_bytes(), metas, language):
                 continue
             try:
-                train, test = data.split_pairs(data.read_pairs(path, concept), args.split, args.split_by)
+                pairs = data.read_pairs(path, concept)
+                parts = data.parts_of(pairs, args.split, args.split_by, args.folds)
             except UserError as error:
                 raise UserError(f"--floors: {error}") from error
-            found[concept, language] = [pair.key for pair in test], text_floor(train, test)
+            right = np.zeros(len(pairs), dtype=bool)
+            for train, test in parts:
+                right[test] = text_floor([pairs[place] for place in train], [pairs[place] for place in test])
+            tested = np.arange(len(pairs)) if args.folds else parts[0][1]  # in the order of the results
+            found[concept, language] = [pairs[place].key for place in tested], right[tested]
     return found
 
 
@@ -70,8 +75,11 @@ def lacking(compared: Compared[AccuracyFile], twins: Twins, texts: Texts) -> lis
     cells = [(model, concept, file, language) for model, concept, file in files for language in compared.languages]
     no_nulls = {model for model, _, file, one in cells if file.parts("nulls", one, one) is None}
     no_nulls -= {model for model, _, file, _ in cells if "tested_on" in file.meta}
+    in_folds = {model for model in no_nulls if any("folds" in file.meta for file in compared.files[model].values())}
     lines = []
-    if no_nulls:
+    if in_folds:
+        lines.append(f"no nulls in {' '.join(sorted(in_folds))}: with --folds, test pairs are training pairs too")
+    if no_nulls := no_nulls - in_folds:
         lines.append(f"no nulls in {' '.join(sorted(no_nulls))}: run recognize_concept.py --nulls (not for downloads)")
     if without := [model for model in compared.files if not twins[model]]:
         lines.append(f"no untrained twin of {' '.join(without)}: run both stages with --untrained")

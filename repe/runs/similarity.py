@@ -14,6 +14,7 @@ from repe.paper import Family
 from repe.results.vector_file import VectorFile
 from repe.runs.cached_differences import shared_differences
 from repe.runs.comparison import Compared
+from repe.uncertainty import ceilings
 
 Models = dict[str, tuple[Family, list[str], np.ndarray]]
 
@@ -49,13 +50,24 @@ def measured(args: argparse.Namespace, compared: Compared[VectorFile], measure: 
     return pd.concat(found), models
 
 
+def half_cosines(
+    args: argparse.Namespace, files: Mapping[str, VectorFile], languages: list[str]
+) -> dict[str, np.ndarray] | None:
+    """See `ceilings.half_cosines`, by concept; None without `--cache-states`."""
+    if not args.cache_states:
+        return None
+    return {
+        concept: ceilings.half_cosines(*shared_differences(args, file, languages)) for concept, file in files.items()
+    }
+
+
 def _of_states(
     args: argparse.Namespace, files: Mapping[str, VectorFile], languages: list[str], measure: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Similarity and floor, each (languages, languages): means over concepts of the best layer."""
     values, floors = [], []
     for file in files.values():
-        differences = shared_differences(args, file, languages)
+        differences, _ = shared_differences(args, file, languages)
         values.append(similarity_measures.of_differences(measure, differences))
         floors.append(similarity_measures.shuffled_floor(measure, differences))
     # The best layer of each shuffle, so that its choice is part of the floor.

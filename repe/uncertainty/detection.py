@@ -18,7 +18,7 @@ from repe.vectors.concept_vectors import ConceptVectors
 
 COLUMNS = [
     *("model", "concept", "source", "target", "best_layer", "auroc"),
-    *("accuracy_source_threshold", "accuracy_own_threshold", "calibration_gap"),
+    *("accuracy_source_threshold", "accuracy_own_threshold", "calibration_gap", "auroc_untrained"),
 ]
 
 
@@ -74,15 +74,21 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     return np.array(areas)
 
 
-def detection_table(files: Mapping[str, Mapping[str, AccuracyFile]], languages: Sequence[str]) -> pd.DataFrame:
+def detection_table(
+    files: Mapping[str, Mapping[str, AccuracyFile]],
+    languages: Sequence[str],
+    untrained: Mapping[str, Sequence[Mapping[str, AccuracyFile]]],
+) -> pd.DataFrame:
     """Detection of every source and target language that has it, at the best layer of recognition.
 
     Args:
         files: by model and concept.
+        untrained: accuracy files of a model's untrained twins, one mapping by concept for each seed.
 
     Returns:
         Columns model, concept, source, target, best_layer (from 1), auroc, accuracy_source_threshold,
-        accuracy_own_threshold, calibration_gap (the latter minus the former: what the source's threshold loses).
+        accuracy_own_threshold, calibration_gap (the latter minus the former: what the source's threshold loses),
+        auroc_untrained (mean over the twins that have it, each at its best layer).
     """
     rows = []
     for model, by_concept in files.items():
@@ -94,5 +100,12 @@ def detection_table(files: Mapping[str, Mapping[str, AccuracyFile]], languages: 
                     layer = PAPER.accuracy_layer(file, source, target)
                     area, at_source, at_own = (float(cell[name][layer]) for name in DETECTION_PARTS)
                     keys = (model, concept, source, target, layer + 1)
-                    rows.append((*keys, area, at_source, at_own, at_own - at_source))
+                    floor = _untrained_auroc([one.get(concept) for one in untrained.get(model, ())], source, target)
+                    rows.append((*keys, area, at_source, at_own, at_own - at_source, floor))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _untrained_auroc(twins: Sequence[AccuracyFile | None], source: str, target: str) -> float:
+    cells = [(twin, twin.parts("detection", source, target)) for twin in twins if twin]
+    areas = [cell["auroc"][PAPER.accuracy_layer(twin, source, target)] for twin, cell in cells if cell is not None]
+    return float(np.mean(areas)) if areas else np.nan

@@ -206,6 +206,22 @@ def test_the_similarity_scale_spans_what_is_off_the_diagonal_and_says_that_more_
     assert mesh.norm.vmin < mesh.norm.vmax == 1.0 and mesh.colorbar.extend == "neither"
 
 
+def test_a_floor_has_a_panel_beside_its_model_on_the_same_scale():
+    table = similarity_table(PAPER[:2], LANGUAGES[:4])
+    figure = figures.similarity_heat_maps(
+        table.assign(floor=table["similarity"] / 4), families(PAPER[:2]), "Linear CKA"
+    )
+    *panels, bar = figure.axes
+    names = [axes.get_title().replace("\n", "") for axes in panels]
+    assert names == [name for model in PAPER[:2] for name in (model, f"{model}: floor")]
+    shown = [np.asarray(mesh_of(axes).get_array()) for axes in panels]
+    np.testing.assert_allclose(shown[1], shown[0] / 4)
+    assert len({mesh_of(axes).norm for axes in panels}) == 1 and bar.get_ylabel() == "Linear CKA"
+    assert mesh_of(panels[0]).norm.vmin <= table["similarity"].min() / 4
+    without = figures.similarity_heat_maps(table.assign(floor=np.nan), families(PAPER[:2]))
+    assert len(without.axes) == 3
+
+
 def test_the_transfer_scale_is_white_at_zero_and_as_long_below_as_above():
     table = transfer_table(PAPER[:1])
     mesh = mesh_of(figures.transfer_heat_maps(table, families(PAPER[:1])).axes[0])

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -77,7 +78,15 @@ def test_floors_and_measures_are_written_beside_the_papers_tables(
     assert ended.status == 0, ended
     for measure in ("rsa", "angles", "cka", "procrustes"):
         assert len(pd.read_csv(out / f"table1_linguistic_correlation_{measure}.csv")) == 4
-    assert len(pd.read_csv(out / "similarity_ceilings.csv")) == 2
+        assert (out / f"similarity_{measure}.png").exists()
+    ceilings = pd.read_csv(out / "similarity_ceilings.csv")
+    assert len(ceilings) == 2
+    means = np.sqrt(ceilings["split_half_source"] * ceilings["split_half_target"])
+    assert ceilings["corrected"].tolist() == pytest.approx((ceilings["cross_half"] / means).tolist())
+    # Both languages have the same made-up text apart from a name, so that halves agree across them as within one.
+    assert (ceilings["corrected"] > 0.9).all()
+    detected = pd.read_csv(out / "detection.csv")
+    assert detected["auroc_untrained"].between(0, 1).all()
     page = script("repe.tools.report", "--res-dir", tmp_path / "res")
     assert page.status == 0, page
     text = (out / "report.html").read_text()
@@ -105,5 +114,21 @@ def test_what_is_missing_is_said(script: Script, common: list[object], tmp_path:
     assert "which also fills --cache-states" in script("collect_vector", *common, *empty[:2]).out
     assert script("collect_vector", *common, *empty[:2], "--overwrite").status == 0
     assert script("consistency_analysis", *compare, "--similarity", "cka", *empty).status == 0
-    ended = script("consistency_analysis", *compare, *empty)
-    assert (ended.status, "has no effect without --similarity" in ended.err) == (2, True)
+    ended = script("consistency_analysis", *compare, *empty[2:])
+    assert (ended.status, "has no effect without --cache-states" in ended.err) == (2, True)
+
+
+def test_with_folds_every_pair_has_a_text_floor_from_the_other_folds(
+    script: Script, common: list[object], tmp_path: Path
+) -> None:
+    folds = ["--folds", 3, "--concept", "morality"]
+    for name in ("collect_vector", "recognize_concept"):
+        assert script(name, *common[:6], *folds).status == 0
+    ended = script("recognize_concept", *common[:6], *folds, "--nulls", "--overwrite")
+    assert (ended.status, "--nulls has no effect with --folds" in ended.err) == (2, True)
+    compare = ["--res-dir", tmp_path / "res", "--cross-model", "tiny-llama", "--folds", 3, "--data-dir"]
+    ended = script("recognize_concept", *compare, tmp_path / "data", "--floors")
+    assert ended.status == 0, ended
+    assert "no nulls in tiny-llama-folds3: with --folds" in ended.out
+    table = pd.read_csv(tmp_path / "res/cross_model/floors.csv")
+    assert (table["text"] == 1).all()  # the last words give the sides away

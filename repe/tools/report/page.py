@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from repe.constants import SIMILARITIES
 from repe.errors import UserError
 from repe.files import entries
 from repe.plots import figures
@@ -43,8 +44,10 @@ CAPTIONS = {
     "same for the mean margin; Holm: corrected over the model's cells.",
     BY_LAYER: "Accuracy in each layer, mean over languages. Grey: 95 % of vectors of swapped labels, at each layer. "
     "Dotted: the untrained network. Dashed: the training pairs themselves.",
-    "detection": "Single texts instead of pairs, mean over concepts, sources in rows. AUROC is ranking. Calibration "
-    "gap: accuracy with the threshold of the target's own training texts, minus that with the source's threshold.",
+    "detection": "Single texts instead of pairs: mean over concepts at the best layer of recognition, languages of the "
+    "vectors in rows, languages of the texts in columns. AUROC: how often a positive text projects higher than a "
+    "negative one of any pair; 0.5 is chance. Calibration gap: accuracy with a threshold from the target's training "
+    "texts, minus that with the source's. Red: the vectors transfer, and the threshold does not.",
     TABLE_6: "Recognition accuracy of each language's own vectors at the best layer, in percent, one table per "
     "concept. The last column is the mean over languages. Chance is 50.",
     "similarity": "Cosine similarity of a concept's vectors between languages: mean over the concepts of the best "
@@ -84,9 +87,23 @@ OTHERS = {
     ),
     "similarity_ceilings": (
         "Ceilings of the similarity",
-        "How similar vectors of two random halves of a language's training items are (split half), the highest "
-        "similarity to be expected of two languages (ceiling), and the similarity divided by it (corrected).",
+        "Split half: cosine of vectors of two random halves of a language's items. Cross half: of one half in the "
+        "source and the other half in the target. Their ceiling is the geometric mean of the two split halves, and "
+        "corrected is cross half divided by it: 1 where languages differ no more than halves of one language. It is "
+        "not cut at 1, which sampling error can exceed. The plain similarity is of the same items in both languages, "
+        "which share noise, so it may be above the ceiling. Empty cells: no --cache-states.",
     ),
+    **{
+        f"similarity_{measure}": (
+            f"Similarity by another measure: {title}",
+            "Beside each model its floor: what shuffled items or concepts, or random directions, give.",
+        )
+        for measure, title in SIMILARITIES.items()
+    },
+    **{
+        f"{TABLE_1}_{measure}": (f"Table 1 by another measure: {title}", "As Table 1, with this measure of similarity.")
+        for measure, title in SIMILARITIES.items()
+    },
     "linguistic_distances": (
         "Linguistic distances",
         "Distances behind Table 1: recorded for the paper's languages, computed from lang2vec for others, or given "
@@ -256,12 +273,9 @@ def other_files(frames: Frames, out_dir: Path) -> list[Item]:
     by_model = (f"{FLOORS}_", f"{BY_LAYER}_")
     stems = (path.stem for path in entries(out_dir, "*.png"))
     names = sorted(stem for stem in stems if stem not in arranged and not stem.startswith(by_model))
-    other = [Item(*_title(name, "figure"), images(out_dir, name)) for name in names]
-    return other + [
-        Item(*_title(name, "table"), tables={f"{name}.csv": frame})
-        for name, frame in frames.items()
-        if name not in arranged
-    ]
+    names += [name for name in frames if name not in arranged and name not in names]
+    kinds = {name: "figure" if images(out_dir, name) else "table" for name in names}
+    return [Item(*_title(name, kind), images(out_dir, name), _plain(frames, name)) for name, kind in kinds.items()]
 
 
 def _title(name: str, kind: str) -> tuple[str, str]:
