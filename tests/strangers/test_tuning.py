@@ -43,7 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tune(script: Callable[..., Any], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
-    """Run --tune with few settings on the tiny model. Without a budget it chooses nothing, and ends after the trials."""
+    """Run --tune with few settings on the tiny model. Without a budget it ends after the trials."""
     monkeypatch.setattr("repe.control.tuning.RANGES", ("0:0.6",))
     monkeypatch.setattr("repe.control.tuning.STRENGTHS", (2.0,))
     monkeypatch.setattr("repe.control.tuning.PERPLEXITY", 0.0)
