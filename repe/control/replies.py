@@ -32,7 +32,7 @@ _CONTENT = r"\n\s*(?:[-*#•|>]|\d+[.)]\s|```)|```"
 _SCRIPT = re.compile(r"^\W*\w[\w ]{0,20}:.*\n(?:.*\n)*?\W*\w[\w ]{0,20}:", re.MULTILINE)
 _QUOTES = re.compile(
     r""""[^"\n]*"|“[^”\n]*”|„[^“”"\n]*[“”"]|«[^»\n]*»|‹[^›\n]*›|「[^」\n]*」|『[^』\n]*』|《[^》\n]*》|”[^”\n]*”"""
-    r"""|(?<!\w)['‘][^'’\n]*['’](?!\w)"""
+    r"""|(?<!\w)['‘][^'’\n]*['’](?!\w)|(?<=:)\s*["“«「][^"”»」]*\Z"""
 )
 
 # Degenerate: this share of repeated stretches of text, in a text of at least this length, or of words and signs.
