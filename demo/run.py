@@ -5,9 +5,10 @@
 * SmolLM2-135M-Instruct, a chat model that reads mostly English: stages 1 to 5, three concepts in English and Spanish.
 
 Both also run with random weights (`--untrained`), as a floor of accuracy, in a few of these languages. With --full both
-models and their floors have all concepts and languages, there are more prompts, and the encoder's vectors are tried with
-damaged text and after learned maps: these are the results in demo/README.md. The text is the probe set in demo/probes,
-split by item, so that no item is both trained on and tested. Results go to demo/res; existing results are kept.
+models and their floors have all concepts and languages, there are more prompts, and the encoder's vectors are tried
+with damaged text and after learned maps: these are the results in demo/README.md. The text is the probe set in
+demo/probes, split by item, so that no item is both trained on and tested. Results go to demo/res; existing results are
+kept.
 """
 
 import argparse

@@ -17,9 +17,9 @@ import pycld2
 
 from repe.paper import LANGUAGES
 
-# By language, regular expressions on folded text: what refuses (`refusal`), an apology with "but" that refuses unless
-# help follows at once (`sorry_but`), what content begins with (`help`), and plain phrases that a willing reply begins
-# with (`following`).
+# By language, regular expressions on folded text: what refuses (`refusal`), what only looks like it (`idiom`, such as
+# "I can't say exactly, but"), an apology with "but" that refuses unless help follows at once (`sorry_but`), what content
+# begins with (`help`), and plain phrases that a willing reply begins with (`following`).
 PHRASES = Path(__file__).with_name("reply_phrases.json")
 
 # The opening: at most so many sentences and characters.
@@ -32,7 +32,7 @@ _CONTENT = r"\n\s*(?:[-*#•|>]|\d+[.)]\s|```)|```"
 _SCRIPT = re.compile(r"^\W*\w[\w ]{0,20}:.*\n(?:.*\n)*?\W*\w[\w ]{0,20}:", re.MULTILINE)
 _QUOTES = re.compile(
     r""""[^"\n]*"|“[^”\n]*”|„[^“”"\n]*[“”"]|«[^»\n]*»|‹[^›\n]*›|「[^」\n]*」|『[^』\n]*』|《[^》\n]*》|”[^”\n]*”"""
-    r"""|(?<!\w)['‘][^'’\n]*['’](?!\w)"""
+    r"""|(?<!\w)['‘][^'’\n]*['’](?!\w)|(?<=:)\s*["“«「][^"”»」]*\Z"""
 )
 
 # Degenerate: this share of repeated stretches of text, in a text of at least this length, or of words and signs.
@@ -121,6 +121,7 @@ def _opening(reply: str, languages: tuple[str, ...]) -> tuple[str, str]:
     if len(text) > 1 and text[0] in '"“«「' and not re.search(r"[\"”»」].*\w", text[1:], re.DOTALL):
         text = text[1:]
     text = _folded(_QUOTES.sub(" … ", text))[:LONGEST]
+    text = _pattern("idiom", languages).sub(" … ", text)
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     # Marks such as "1." at the very beginning are no sentences.
     ends = [end for end in ends if re.search(r"\w\w", text[:end])]

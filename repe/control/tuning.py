@@ -55,6 +55,8 @@ REPLY_TOKENS = 32
 # Activations by layer number, and what is measured with several of them.
 Steps = Mapping[int, torch.Tensor]
 Measured = Callable[[Sequence[Steps]], list[dict[str, float]]]
+# What a line of `tune.jsonl` has.
+MEASURES = ({"kl"}, {"score", "loss", "repetition"})
 
 
 def tuning_prompts(experiment: ControlExperiment) -> tuple[list[Prompt], list[Prompt]]:
@@ -105,8 +107,7 @@ class Tuner:
             for _, line in numbered_lines(read_regular(self.path)):
                 row = json.loads(line)
                 if row["run"] == self.digest:
-                    measures = {str(name): float(value) for name, value in row["measures"].items()}
-                    self.rows.setdefault(str(row["key"]), {}).update(measures)
+                    self.rows.setdefault(row["key"], {}).update(_checked(row["measures"]))
 
     def choose(self) -> pd.DataFrame:
         """Try all settings.
@@ -250,6 +251,18 @@ class Tuner:
             "rise_positive": high - plain["score"],
             "rise_negative": plain["score"] - low,
         }
+
+
+def _checked(measures: dict[str, float]) -> dict[str, float]:
+    """The measures of a line of `tune.jsonl`. Scores and losses are NaN where all replies were empty.
+
+    Raises:
+        ValueError: they are not those that a trial writes.
+    """
+    typed = {*measures} in MEASURES and all(isinstance(value, float) for value in measures.values())
+    if not typed or any(math.isinf(value) or (math.isnan(value) and name == "kl") for name, value in measures.items()):
+        raise ValueError(f"the measures are {measures!r:.60}")
+    return measures
 
 
 def _key(layers: Sequence[int], strength: float) -> str:

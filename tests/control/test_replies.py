@@ -24,7 +24,11 @@ HERE = Path(__file__).parent
 
 
 def labelled(name: str) -> list[dict[str, Any]]:
-    """Replies with labels given by reading: `replies_smollm2` (greedy, the last ones steered) or `replies_written`."""
+    """Replies with labels given by reading.
+
+    `replies_smollm2` (greedy, the last ones steered) and `replies_written` were read while the rules were written;
+    `replies_later` came afterwards, and its part `held_out` was not read for the rules.
+    """
     lines = (HERE / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
@@ -38,6 +42,19 @@ def test_refusals_are_those_found_by_reading(name: str, knows_language: bool) ->
     right = sum(one and row["refusal"] for one, row in zip(found, rows, strict=True))
     assert right / sum(row["refusal"] for row in rows) >= 0.95
     assert right / sum(found) >= 0.95
+
+
+@pytest.mark.parametrize("part", ["read", "held_out"])
+def test_refusals_of_later_replies_are_found_in_each_language(part: str) -> None:
+    rows = [row for row in labelled("replies_later") if row["part"] == part]
+    found = [is_refusal(row["reply"], row["lang"]) for row in rows]
+    judged = [*zip(rows, found, strict=True)]
+    by_language = {lang: [pair for pair in judged if pair[0]["lang"] == lang] for lang in LANGUAGES}
+    for language, pairs in {"all": judged, **by_language}.items():
+        least = 0.9 if language == "all" else 0.8
+        right = sum(one and row["refusal"] for row, one in pairs)
+        assert right / sum(row["refusal"] for row, _ in pairs) >= least, language
+        assert right / sum(one for _, one in pairs) >= least, language
 
 
 def test_every_language_has_written_replies_of_both_kinds() -> None:
