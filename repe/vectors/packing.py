@@ -37,8 +37,10 @@ CHECK_TEXTS = (
 )
 
 # Tokens per packed row. The cost of attention grows with a row's length, the number of repeated tokens falls.
-ROW_TOKENS = {"cpu": 512}
+ROW_TOKENS = {"cpu": 384}
 ROW_TOKENS_ELSEWHERE = 1024
+# A row may end early, when it is filled by at least this share.
+LEAST_FILLED = 0.8
 
 
 class Packs(Batches):
@@ -66,20 +68,31 @@ class Packs(Batches):
         width = min(ROW_TOKENS.get(self.model.device.type, ROW_TOKENS_ELSEWHERE), budget)
         rows: Rows = []
         widths: list[int] = []
-        for text in waiting[:size]:
-            length = len(self.tokens[text])
-            if rows and widths[-1] + length - self.shared[text] <= width:
-                rows[-1].append(text)
-                widths[-1] += length - self.shared[text]
+        texts = waiting[:size]
+        while texts:
+            row, tokens = self._row(texts, width)
             # A text that is longer than a row stays alone, so that it does not widen other rows.
-            elif rows and ((len(rows) + 1) * width > budget or max(widths[-1], length) > width):
+            if rows and ((len(rows) + 1) * width > budget or max(widths[-1], tokens) > width):
                 break
-            else:
-                rows.append([text])
-                widths.append(length)
+            rows.append(row)
+            widths.append(tokens)
+            texts = texts[len(row) :]
         if len(rows) > 1 and sum(widths) < (1 - MOST_PADDING) * len(rows) * max(widths):
             del rows[-1], widths[-1]
         return rows, len(rows) * max(widths)
+
+    def _row(self, texts: Sequence[int], width: int) -> tuple[list[int], int]:
+        """The first texts, as many as fit into a row, and their number of tokens.
+
+        The row ends where the next text shares few tokens with the last one, since the next row repeats them.
+        """
+        own = [len(self.tokens[text]) - self.shared[text] for text in texts[: width + 1]]
+        filled = np.cumsum([len(self.tokens[texts[0]]), *own[1:]])
+        fitting = max(1, int(np.searchsorted(filled, width, side="right")))
+        if fitting < len(texts):
+            least = max(1, int(np.searchsorted(filled, LEAST_FILLED * width)))
+            fitting = min(range(fitting, least - 1, -1), key=lambda end: self.shared[texts[end]], default=fitting)
+        return list(texts[:fitting]), int(filled[fitting - 1])
 
     def inputs(self, rows: Rows) -> tuple[dict[str, Any], torch.Tensor]:
         """Arguments of the trunk, and the index of each text's last token in the flattened rows, (texts,)."""
