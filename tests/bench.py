@@ -1,7 +1,7 @@
 """Benchmarks: python tests/bench.py (or make bench)
 
 Each row compares the time of this implementation with that of another way to do the same work, or with a goal. Models
-have random weights. Takes about twenty minutes on two cores.
+have random weights. Takes half an hour or more on two cores.
 """
 
 import os

@@ -3,6 +3,7 @@
 from typing import Any
 
 import bench_gpu
+import bench_packing
 import pytest
 import torch
 from bench import texts_of_many_lengths
@@ -38,3 +39,15 @@ def test_the_gpu_rows_can_be_measured_on_any_device(dtype: torch.dtype) -> None:
     rows = bench_gpu.rows_on(CPU, TINY, dtype, texts_of_many_lengths(20), matrix=32)
     assert len(rows) == 6
     assert all("nan" not in found for _, found, _ in rows)
+
+
+def test_the_ways_to_extract_can_be_timed_on_any_model() -> None:
+    model = bench_gpu.random_llama(CPU, TINY, torch.float32)
+    pairs = bench_packing.made_up_pairs(3)
+    rows = bench_packing.rows_of(model, pairs, "tiny", bench_packing.GOALS)
+    assert {measure for measure, *_ in rows} >= {
+        *("tiny: extraction / bare trunk", "tiny: extraction / limit", "tiny: plain loop / extraction"),
+    }
+    tokens = [ids for pair in pairs for ids in tokenize(model, [pair.pos, pair.neg])]
+    distinct = {tuple(ids[:end]) for ids in tokens for end in range(1, len(ids) + 1)}
+    assert f"({sum(map(len, tokens))} tokens, {len(distinct)} distinct)" in rows[1][1]

@@ -242,20 +242,24 @@ class Batches:
         ids = nn.utils.rnn.pad_sequence([torch.from_numpy(self.tokens[text]) for (text,) in rows], batch_first=True)
         mask = (torch.arange(-count, ids.shape[1]) < lengths[:, None]).long()
         inputs: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        if count:
-            inputs |= {"past_key_values": self._past(len(rows)), "use_cache": True}
-        return inputs, torch.arange(len(rows)) * ids.shape[1] + lengths - 1
+        return inputs | self.past(len(rows)), torch.arange(len(rows)) * ids.shape[1] + lengths - 1
 
-    def _past(self, rows: int) -> Any:
-        """Keys and values of the prefix for a number of rows; read once, and not changed by the passes that use it."""
+    def past(self, rows: int) -> dict[str, Any]:
+        """The arguments with which rows continue from the prefix; read once, and not changed by passes that use it."""
+        if not self.prefix:
+            return {}
         if self.cache is None:
             ids = torch.tensor([self.prefix], device=self.model.device)
-            output = self.model.trunk(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
-            self.cache = output.past_key_values
+            options = {"attention_mask": torch.ones_like(ids), "past_key_values": self._empty_cache()}
+            self.cache = self.model.trunk(input_ids=ids, use_cache=True, **options).past_key_values
         past = copied_cache(self.cache)
         for layer in past.layers:
             layer.keys, layer.values = (part.expand(rows, *part.shape[1:]) for part in (layer.keys, layer.values))
-        return past
+        return {"past_key_values": past, "use_cache": True}
+
+    def _empty_cache(self) -> Any:
+        """The cache to read the prefix into; None for the model's own kind."""
+        return None
 
 
 def copied_cache(cache: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from repe.errors import UserError
@@ -37,49 +38,67 @@ CHECK_TEXTS = (
 )
 
 # Tokens per packed row. The cost of attention grows with a row's length, the number of repeated tokens falls.
-ROW_TOKENS = {"cpu": 512}
+ROW_TOKENS = {"cpu": 256}
 ROW_TOKENS_ELSEWHERE = 1024
+# Rows in a pass. On a CPU, more are no faster, and would be padded.
+MOST_ROWS = {"cpu": 1}
+# A row may end early, when it is filled by at least this share.
+LEAST_FILLED = 0.8
 
 
 class Packs(Batches):
     """Rows of many texts in which each distinct token stands once, without padding on a CPU.
 
     In lexicographic order, the tokens that a text does not share with the text before it are the nodes of the texts'
-    prefix tree in depth-first order. A token sees its ancestors only, and its position is its depth.
+    prefix tree in depth-first order. A token sees its ancestors only, and its position is its depth. What all texts
+    begin with is read once, and all rows see its keys and values.
 
     Args:
         tokens: token ids of each text.
+        prefix: number of tokens that all texts begin with and that are read only once.
     """
 
-    def __init__(self, model: Model, tokens: Sequence[list[int]]) -> None:
-        self.model = model
-        self.tokens = [np.array(ids) for ids in tokens]
+    def __init__(self, model: Model, tokens: Sequence[list[int]], prefix: int = 0) -> None:
+        super().__init__(model, tokens, prefix)
         self.order = sorted(range(len(tokens)), key=tokens.__getitem__)
         pairs = zip([*self.order[:1], *self.order], self.order, strict=False)
         # Number of tokens that each text shares with the one before it in the order.
         self.shared = {text: common_length(self.tokens[before], self.tokens[text]) for before, text in pairs}
-        # The largest index of a last token in its row so far, and its text.
+        # The largest index of a last token in its row so far, the prefix included, and its text.
         self.farthest = (0, self.order[0])
 
     def take(self, waiting: Sequence[int], budget: int, size: int | None) -> tuple[Rows, int]:
         """The rows of the next forward pass, and their number of padded tokens; see `Batches.take`."""
-        width = min(ROW_TOKENS.get(self.model.device.type, ROW_TOKENS_ELSEWHERE), budget)
+        device = self.model.device.type
+        width = min(ROW_TOKENS.get(device, ROW_TOKENS_ELSEWHERE), budget)
+        most = MOST_ROWS.get(device, max(1, budget // width))
         rows: Rows = []
         widths: list[int] = []
-        for text in waiting[:size]:
-            length = len(self.tokens[text])
-            if rows and widths[-1] + length - self.shared[text] <= width:
-                rows[-1].append(text)
-                widths[-1] += length - self.shared[text]
+        texts = waiting[:size]
+        while texts:
+            row, tokens = self._row(texts, width)
             # A text that is longer than a row stays alone, so that it does not widen other rows.
-            elif rows and ((len(rows) + 1) * width > budget or max(widths[-1], length) > width):
+            if rows and (len(rows) == most or max(widths[-1], tokens) > width):
                 break
-            else:
-                rows.append([text])
-                widths.append(length)
+            rows.append(row)
+            widths.append(tokens)
+            texts = texts[len(row) :]
         if len(rows) > 1 and sum(widths) < (1 - MOST_PADDING) * len(rows) * max(widths):
             del rows[-1], widths[-1]
         return rows, len(rows) * max(widths)
+
+    def _row(self, texts: Sequence[int], width: int) -> tuple[list[int], int]:
+        """The first texts, as many as fit into a row, and their number of tokens.
+
+        The row ends where the next text shares few tokens with the last one, since the next row repeats them.
+        """
+        own = [len(self.tokens[text]) - self.shared[text] for text in texts[: width + 1]]
+        filled = np.cumsum([len(self.tokens[texts[0]]), *own[1:]])
+        fitting = max(1, int(np.searchsorted(filled, width, side="right")))
+        if fitting < len(texts):
+            least = max(1, int(np.searchsorted(filled, LEAST_FILLED * width)))
+            fitting = min(range(fitting, least - 1, -1), key=lambda end: self.shared[texts[end]], default=fitting)
+        return list(texts[:fitting]), int(filled[fitting - 1])
 
     def inputs(self, rows: Rows) -> tuple[dict[str, Any], torch.Tensor]:
         """Arguments of the trunk, and the index of each text's last token in the flattened rows, (texts,)."""
@@ -89,13 +108,19 @@ class Packs(Batches):
             pad_sequence([torch.from_numpy(tree[part]) for tree in trees], batch_first=True, padding_value=fill)
             for part, fill in enumerate((0, 0, width))
         )
+        count = len(self.prefix)
         for row, tree in zip(rows, trees, strict=True):
-            self.farthest = max(self.farthest, (len(tree[0]) - 1, row[-1]))
+            self.farthest = max(self.farthest, (count + len(tree[0]) - 1, row[-1]))
         last = torch.from_numpy(np.concatenate([number * width + tree[3] for number, tree in enumerate(trees)]))
         device = self.model.device
-        mask = ancestors(ends.to(device), self.model.dtype)
-        inputs = {"input_ids": ids.to(device), "position_ids": depths.to(device), "attention_mask": mask}
-        return inputs, last
+        mask = ancestors(ends.to(device), self.model.dtype, count)
+        inputs = {"input_ids": ids.to(device), "position_ids": depths.to(device) + count, "attention_mask": mask}
+        return inputs | self.past(len(rows)), last
+
+    def _empty_cache(self) -> Any:
+        from transformers import DynamicCache  # takes seconds
+
+        return DynamicCache()  # of all tokens: the model's own may keep a window of them
 
     def _tree(self, row: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The prefix tree of one row's texts.
@@ -118,17 +143,18 @@ class Packs(Batches):
         return ids, np.concatenate(depths), ends, np.array(last)
 
 
-def ancestors(ends: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The mask that lets each token see itself and its ancestors, to be added to attention scores.
+def ancestors(ends: torch.Tensor, dtype: torch.dtype, prefix: int = 0) -> torch.Tensor:
+    """The mask that lets each token see itself, its ancestors and the prefix, to be added to attention scores.
 
     Args:
         ends: index after the last descendant of each token, (rows, tokens).
+        prefix: number of tokens before the rows.
 
     Returns:
-        (rows, 1, tokens, tokens).
+        (rows, 1, tokens, prefix + tokens).
     """
     index = torch.arange(ends.shape[1], device=ends.device)
-    sees = (index <= index[:, None]) & (index[:, None] < ends[:, None])
+    sees = pad((index <= index[:, None]) & (index[:, None] < ends[:, None]), (prefix, 0), value=True)
     # Additive, because eager attention takes no other mask.
     return torch.zeros_like(sees, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
 
@@ -159,8 +185,8 @@ def shared_states(
 
 def choose(model: Model, tokens: Sequence[list[int]], batch_size: int | None) -> Batches:
     """How to read the texts: with the model's layout if it saves enough tokens, else in batches."""
-    plain, packs = Batches(model, tokens), Packs(model, tokens)
-    shared = Batches(model, tokens, common_prefix(tokens))
+    count = common_prefix(tokens)
+    plain, packs, shared = Batches(model, tokens), Packs(model, tokens, count), Batches(model, tokens, count)
     most = (1 - LEAST_SAVED) * _padded_tokens(plain, batch_size)
     for plan, layout in ((packs, PACKED), (shared, PREFIX)):
         if _padded_tokens(plan, batch_size) < most and model.layout == layout:
@@ -170,7 +196,7 @@ def choose(model: Model, tokens: Sequence[list[int]], batch_size: int | None) ->
 
 def _padded_tokens(plan: Batches, batch_size: int | None) -> int:
     """Padded tokens of all forward passes."""
-    waiting, total, budget = plan.order, 0, token_budget(plan.model)
+    waiting, total, budget = plan.order, len(plan.prefix), token_budget(plan.model)
     while waiting:
         rows, padded = plan.take(waiting, budget, batch_size)
         waiting, total = waiting[sum(map(len, rows)) :], total + padded
@@ -182,12 +208,14 @@ def confirmed(packs: Packs, states: torch.Tensor) -> bool:
 
     A model may attend to a window of tokens only, or count positions in the row where texts are long.
     """
-    model = packs.model
+    model, count = packs.model, len(packs.prefix)
     longest = max(range(len(packs.tokens)), key=lambda text: len(packs.tokens[text]))
-    reach = (len(packs.tokens[longest]), longest), packs.farthest
+    reach = (count + len(packs.tokens[longest]), longest), packs.farthest
     texts = [text for (count, text), known in zip(reach, model.verified, strict=True) if count > known]
     if texts:
-        single = read(Batches(model, [packs.tokens[text].tolist() for text in texts]), [""] * len(texts), 1)
+        single = read(
+            Batches(model, [[*packs.prefix, *packs.tokens[text].tolist()] for text in texts]), [""] * len(texts), 1
+        )
         if not relative_difference(states[:, texts], single) <= ROUNDING[model.dtype]:
             model.layout = BATCHES
             return False
@@ -219,15 +247,15 @@ def find_layout(model: Model) -> str:
 
 def _packed_differences(model: Model, tokens: Sequence[list[int]], single: torch.Tensor) -> tuple[float, float]:
     """Differences of packed from single texts, and the smaller of those with a wrong mask and with wrong positions."""
-    packs = Packs(model, tokens)
+    packs = Packs(model, tokens, common_prefix(tokens))
     inputs, last = packs.inputs([packs.order])
-    width = inputs["input_ids"].shape[1]
+    count, width = len(packs.prefix), inputs["input_ids"].shape[1]
     index = torch.arange(width, device=model.device)[None]
-    causal = ancestors(torch.full_like(index, width), model.dtype)
-    wrong_mask, wrong_positions = inputs | {"attention_mask": causal}, inputs | {"position_ids": index}
+    causal = ancestors(torch.full_like(index, width), model.dtype, count)
     right, *wrong = (
-        relative_difference(forward(model, one, last), single[:, packs.order])
-        for one in (inputs, wrong_mask, wrong_positions)
+        # A pass extends the keys and values that it is given.
+        relative_difference(forward(model, inputs | packs.past(1) | changed, last), single[:, packs.order])
+        for changed in ({}, {"attention_mask": causal}, {"position_ids": count + index})
     )
     return right, min(wrong)
 

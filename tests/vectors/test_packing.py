@@ -87,23 +87,26 @@ def test_texts_that_share_too_little_are_read_in_batches(model_folders: dict[str
     assert isinstance(choose(model, tokenize(model, TEXTS), 1), Batches)
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-def test_a_row_is_the_prefix_tree_of_its_texts(rows: int, model_folders: dict[str, Path]) -> None:
+@pytest.mark.parametrize(("rows", "prefix"), [(1, 0), (3, 0), (3, 2)])
+def test_a_row_is_the_prefix_tree_of_its_texts(rows: int, prefix: int, model_folders: dict[str, Path]) -> None:
     """Against the ancestors of each token found by comparing beginnings of texts."""
     generator = torch.Generator().manual_seed(0)
     tokens = [torch.randint(3, 5, (int(length),), generator=generator).tolist() for length in range(1, 12)] * 2
-    packs = Packs(load(model_folders["llama"]), tokens)
+    packs = Packs(load(model_folders["llama"]), [[7, 8][:prefix] + ids for ids in tokens], prefix)
     groups = [packs.order[start : start + 8] for start in range(0, len(tokens), 8)][:rows]
     inputs, last = packs.inputs(groups)
     width = inputs["input_ids"].shape[1]
-    assert inputs["attention_mask"].shape == (rows, 1, width, width)
+    assert inputs["attention_mask"].shape == (rows, 1, width, prefix + width)
+    assert bool((inputs["attention_mask"][..., :prefix] == 0).all())
+    assert ("past_key_values" in inputs) == bool(prefix)
     for row, group in enumerate(groups):
         ids, positions = inputs["input_ids"][row], inputs["position_ids"][row]
-        seen = [(inputs["attention_mask"][row, 0, token] == 0).nonzero()[:, 0] for token in range(width)]
+        own = inputs["attention_mask"][row, 0, :, prefix:]
+        seen = [(own[token] == 0).nonzero()[:, 0] for token in range(width)]
         read_by = {text: int(index) - row * width for text, index in zip(group, last[row * 8 :], strict=False)}
         for text, index in read_by.items():
             assert ids[seen[index]].tolist() == tokens[text]
-            assert positions[seen[index]].tolist() == list(range(len(tokens[text])))
+            assert positions[seen[index]].tolist() == list(range(prefix, prefix + len(tokens[text])))
         nodes = {tuple(tokens[text][:end]) for text in group for end in range(1, len(tokens[text]) + 1)}
         beginnings = {tuple(ids[seen[index]].tolist()) for end in read_by.values() for index in seen[end].tolist()}
         assert beginnings == nodes
@@ -147,6 +150,7 @@ def test_rows_on_other_devices_are_full_and_hardly_padded(
     texts = [f"{question} {answer}" for question in ("Is it far?", "Who gives?", "And why?") for answer in "abcdefgh"]
     texts += [TEXTS[4] * 3]
     expected = last_token_states(model, texts, batch_size=1)
+    monkeypatch.delitem(packing.MOST_ROWS, "cpu")
     monkeypatch.setitem(packing.ROW_TOKENS, "cpu", 64)
     monkeypatch.setitem(hidden_states.TOKENS, "cpu", 256)
     torch.testing.assert_close(last_token_states(model, texts), expected, rtol=1e-4, atol=1e-5)
