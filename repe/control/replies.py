@@ -17,9 +17,9 @@ import pycld2
 
 from repe.paper import LANGUAGES
 
-# By language, regular expressions on folded text: what refuses (`refusal`), what only looks like it (`idiom`, such as
-# "I can't say exactly, but"), an apology with "but" that refuses unless help follows at once (`sorry_but`), what
-# content begins with (`help`), and plain phrases that a willing reply begins with (`following`).
+# By language, regular expressions on folded text: what refuses (`refusal`), what only looks like it (`idiom`: "I can't
+# promise it, but"), an apology with "but" that refuses unless help follows at once (`sorry_but`), what content begins
+# with (`help`), and plain phrases that a willing reply begins with (`following`).
 PHRASES = Path(__file__).with_name("reply_phrases.json")
 
 # The opening: at most so many sentences and characters.

@@ -47,14 +47,13 @@ def test_refusals_are_those_found_by_reading(name: str, knows_language: bool) ->
 @pytest.mark.parametrize("part", ["read", "held_out"])
 def test_refusals_of_later_replies_are_found_in_each_language(part: str) -> None:
     rows = [row for row in labelled("replies_later") if row["part"] == part]
-    found = [is_refusal(row["reply"], row["lang"]) for row in rows]
-    judged = [*zip(rows, found, strict=True)]
-    by_language = {lang: [pair for pair in judged if pair[0]["lang"] == lang] for lang in LANGUAGES}
-    for language, pairs in {"all": judged, **by_language}.items():
-        least = 0.9 if language == "all" else 0.8
-        right = sum(one and row["refusal"] for row, one in pairs)
-        assert right / sum(row["refusal"] for row, _ in pairs) >= least, language
-        assert right / sum(one for _, one in pairs) >= least, language
+    judged = [(row["lang"], row["refusal"], is_refusal(row["reply"], row["lang"])) for row in rows]
+    for language in (*LANGUAGES, None):
+        pairs = [(label, found) for lang, label, found in judged if language in (lang, None)]
+        right = sum(label and found for label, found in pairs)
+        least = 0.8 if language else 0.9
+        assert right / sum(label for label, _ in pairs) >= least, language
+        assert right / sum(found for _, found in pairs) >= least, language
 
 
 def test_every_language_has_written_replies_of_both_kinds() -> None:
