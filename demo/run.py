@@ -4,11 +4,10 @@
 * multilingual-e5-small, an encoder for about 100 languages: stages 1 to 4, seven concepts in sixteen languages;
 * SmolLM2-135M-Instruct, a chat model that reads mostly English: stages 1 to 5, three concepts in English and Spanish.
 
-Both also run with random weights (`--untrained`), as a floor of accuracy, in a few of these languages. With --full both
-models and their floors have all concepts and languages, there are more prompts, and the encoder's vectors are tried
-with damaged text and after learned maps: these are the results in demo/README.md. The text is the probe set in
-demo/probes, split by item, so that no item is both trained on and tested. Results go to demo/res; existing results are
-kept.
+Both also run with random weights (`--untrained`), as a floor of accuracy, in a few of these languages. With --full they
+do so in all, SmolLM2 also reads French, there are more prompts, and the encoder's vectors are tried with damaged text
+and after learned maps: these are the results in demo/README.md. The text is the probe set in demo/probes, split by
+item, so that no item is both trained on and tested. Results go to demo/res; existing results are kept.
 """
 
 import argparse
@@ -28,6 +27,7 @@ from repe.paper import CONCEPTS
 
 RESULTS = "demo/res"
 DATA = "demo/probes/data"
+STATES = ("--cache-states", f"{RESULTS}/states")
 ENCODER, CHAT = "multilingual-e5-small", "SmolLM2-135M-Instruct"
 SEEDS = (1,)  # of random weights
 
@@ -44,13 +44,13 @@ class Size(NamedTuple):
     prompts: int
     """Harmful and harmless prompts in each language."""
     compare_floors: bool
-    """Whether the twins have all languages, so that all figures can show them too."""
+    """Whether the twins have all languages, so that all figures can show them too, and keep their states."""
 
 
 # Three concepts, because a text takes SmolLM2 ten times as long as the encoder.
 CHAT_CONCEPTS = ("--concept", "morality", "truthfulness", "harmfulness")
 QUICK = Size((*CHAT_CONCEPTS, "--lang", "en", "es"), (*CHAT_CONCEPTS, "--lang", "en"), ("--lang", "en", "sw"), 4, False)
-FULL = Size((), (), (), 12, True)
+FULL = Size(*((*CHAT_CONCEPTS, "--lang", "en", "es", "fr"),) * 2, (), 12, True)
 # The first prompts of the probe set: harmful and harmless ones, in each language.
 PROMPTS, PROMPT_LANGUAGES = f"{RESULTS}/prompts.jsonl", ("en", "es")
 CONTROL = (
@@ -89,7 +89,7 @@ def floors(model: str, *more: str) -> None:
 def control(size: Size) -> None:
     """Stages 1, 2 and 5 of the chat model."""
     write_prompts(ROOT / PROMPTS, size.prompts)
-    recognize(CHAT, *size.chat, "--cache-states", f"{RESULTS}/states")
+    recognize(CHAT, *size.chat, *STATES)
     run("control_generation.py", *options(CHAT), *CONTROL)
 
 
@@ -111,14 +111,15 @@ def compare(model: str, folder: str, size: Size) -> None:
     run("recognize_concept.py", *where, "--cross-model", model, "--bootstrap", "--floors", "--data-dir", DATA)
     models = (model, f"{model}-untrained") if size.compare_floors else (model,)
     compared = (*where, "--cross-model", *models, *HIGH_RESOURCE[model])
-    run("consistency_analysis.py", *compared, "--permutations")
+    halves = ("--data-dir", DATA, *STATES) if size.compare_floors else ()
+    run("consistency_analysis.py", *compared, "--permutations", *halves)
     run("transferability_analysis.py", *compared, "--bootstrap")
     run("-m", "repe", "traits", *compared)
 
 
 def damage_and_map() -> None:
     """The encoder's vectors of damaged text, and after learned maps between languages. Each item is tested once."""
-    data = ("--data-dir", DATA, "--res-dir", RESULTS, "--folds", "5", "--cache-states", f"{RESULTS}/states")
+    data = ("--data-dir", DATA, "--res-dir", RESULTS, "--folds", "5", *STATES)
     model, out = ("--model-path", f"demo/models/real/{ENCODER}"), ("--out-dir", f"{RESULTS}/cross_model_folds")
     for script in ("collect_vector.py", "recognize_concept.py"):
         run(script, *model, *data, *MAPPED)
@@ -131,20 +132,20 @@ def main() -> None:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="both models with all concepts and languages, 48 prompts, damaged text and learned maps",
+        help="random weights in all languages, SmolLM2 also in French, 48 prompts, damaged text and learned maps",
     )
     size = FULL if parser.parse_args().full else QUICK
     for name in CONVERTERS:
         model_folder(name)
-    states = ("--cache-states", f"{RESULTS}/states")
+    kept = STATES if size.compare_floors else ()
     # One process for each core, the longest first; the encoder's concepts are two halves of the work.
     side_by_side(
         [
-            partial(recognize, ENCODER, "--concept", *CONCEPTS[:4], *states),
+            partial(recognize, ENCODER, "--concept", *CONCEPTS[:4], *STATES),
             partial(control, size),
-            partial(recognize, ENCODER, "--concept", *CONCEPTS[4:], *states),
-            partial(floors, ENCODER, *size.encoder_floor),
-            partial(floors, CHAT, *size.chat_floor),
+            partial(recognize, ENCODER, "--concept", *CONCEPTS[4:], *STATES),
+            partial(floors, ENCODER, *size.encoder_floor, *kept),
+            partial(floors, CHAT, *size.chat_floor, *kept),
         ]
     )
     # The two models know different languages, so each has figures and tables of its own.

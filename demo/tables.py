@@ -29,13 +29,13 @@ SOURCES = {
     "encoder_floors.csv": "cross_model/floors.csv",
     "encoder_intervals.csv": "cross_model/recognition_intervals.csv",
     "encoder_similarity.csv": "cross_model/similarity.csv",
+    "encoder_ceilings.csv": "cross_model/similarity_ceilings.csv",
     "encoder_table1.csv": "cross_model/table1_linguistic_correlation.csv",
     "encoder_transfer.csv": "cross_model/transfer.csv",
     "encoder_traits.csv": "cross_model/traits.csv",
     "encoder_noise.csv": "cross_model_folds/noise.csv",
     "encoder_learned.csv": "cross_model_folds/transfer_learned.csv",
     "chat_floors.csv": "cross_model_chat/floors.csv",
-    "chat_intervals.csv": "cross_model_chat/recognition_intervals.csv",
     "chat_traits.csv": "cross_model_chat/traits.csv",
     "chat_control.csv": "SmolLM2-135M-Instruct-item/harmfulness/control/en/control.csv",
     "encoder_similarity.png": "cross_model/figure7_similarity_all.png",
@@ -50,11 +50,11 @@ def read(name: str | Path) -> pd.DataFrame:
     return pd.read_csv(TABLES / name, keep_default_na=False, na_values=[""])
 
 
-def recognition(model: str = "encoder") -> str:
-    """A model's accuracy by language, mean over concepts, beside its floors."""
+def recognition() -> str:
+    """The encoder's accuracy by language, mean over concepts, beside its floors."""
     floors = ["null_mean", "untrained", "text"]
-    means = read(f"{model}_floors.csv").groupby("language", sort=False)[floors].mean()
-    found = read(f"{model}_intervals.csv").query("concept == @ALL and language != @ALL")
+    means = read("encoder_floors.csv").groupby("language", sort=False)[floors].mean()
+    found = read("encoder_intervals.csv").query("concept == @ALL and language != @ALL")
     rows = [
         (
             row.language,
@@ -71,25 +71,34 @@ def by_concept() -> str:
     """The encoder's accuracy by concept, mean over languages, beside its floors."""
     cells = read("encoder_floors.csv")
     names = ["accuracy", "null_mean", "untrained", "text"]
-    above = cells.assign(is_above=cells["difference_low"] > 0).groupby("concept", sort=False)["is_above"].sum()
+    is_above = {"above": cells["difference_low"] > 0, "margins": cells["p_margin_holm"] < 0.05}
+    counts = cells.assign(**is_above).groupby("concept", sort=False)[[*is_above]].sum()
     rows = [
-        (concept, *map(cell, row), f"{above[concept]} of {(cells['concept'] == concept).sum()}")
+        (
+            concept,
+            *map(cell, row),
+            *(f"{count} of {(cells['concept'] == concept).sum()}" for count in counts.loc[concept]),
+        )
         for concept, row in cells.groupby("concept", sort=False)[names].mean().iterrows()
     ]
-    return markdown(["concept", "accuracy", "swapped labels", "untrained", "text", "above every floor"], rows)
+    heads = ["accuracy", "swapped labels", "untrained", "text", "above every floor", "margins"]
+    return markdown(["concept", *heads], rows)
 
 
 def nearest() -> str:
-    """The two languages whose vectors are most similar to a language's, in the encoder and with random weights."""
+    """The two languages whose vectors are most similar to a language's, beside random weights and ceilings."""
     rows = []
     table = read("encoder_similarity.csv").query("source != target")
     trained, untrained = (table[table["model"] == model] for model in table["model"].unique()[:2])
     floor = untrained.groupby("source")["similarity"].max()
+    limits = read("encoder_ceilings.csv").query("source != target")
+    limits = limits[limits["model"] == trained["model"].iloc[0]].groupby("source")[["split_half_source", "corrected"]]
     for language, others in trained.groupby("source", sort=False):
         first, second, *_, last = others.sort_values("similarity", ascending=False).itertuples()
         named = [f"{one.target} {cell(one.similarity)}" for one in (first, second, last)]
-        rows.append((language, *named, cell(floor[language])))
-    return markdown(["language", "nearest", "second", "farthest", "nearest, untrained"], rows)
+        rows.append((language, *named, cell(floor[language]), *map(cell, limits.median().loc[language])))
+    heads = ["nearest", "second", "farthest", "nearest, untrained", "two halves", "corrected"]
+    return markdown(["language", *heads], rows)
 
 
 def linguistic() -> str:
@@ -161,15 +170,11 @@ def learned() -> str:
 
 
 def chat() -> str:
-    """SmolLM2's accuracy by language, mean over concepts, beside its floors."""
-    return recognition("chat")
-
-
-def chat_english() -> str:
-    """SmolLM2's accuracy in English by concept, beside its floors."""
+    """SmolLM2's accuracy by concept and language, beside its floors."""
     rows = [
         (
             row.concept,
+            row.language,
             cell(row.accuracy),
             interval(row.low, row.high),
             cell(row.null_mean),
@@ -177,9 +182,9 @@ def chat_english() -> str:
             cell(row.text),
             p_value(row.p_margin_holm),
         )
-        for row in read("chat_floors.csv").query("language == 'en'").itertuples()
+        for row in read("chat_floors.csv").itertuples()
     ]
-    names = ["concept", "accuracy", "95 %", "swapped labels", "untrained", "text", "p (Holm)"]
+    names = ["concept", "language", "accuracy", "95 %", "swapped labels", "untrained", "text", "p (Holm)"]
     return markdown(names, rows)
 
 
@@ -256,7 +261,7 @@ def pocket_languages() -> str:
 
 
 _TRANSFER = (transfer, noise, noise_by_language, learned)
-_CHAT = (chat, chat_english, control, questions)
+_CHAT = (chat, control, questions)
 _OTHER_PAGES = (encoder_cells, chat_cells, pocket_models, pocket_languages)
 _ALL = (recognition, by_concept, nearest, linguistic, *_TRANSFER, *_CHAT, *_OTHER_PAGES)
 BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _ALL}
