@@ -198,8 +198,8 @@ def _short(name: str, value: Any) -> str:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn the errors of a damaged file into one that names it.
+def readable(path: Path, remedy: str = "delete it, or generate the replies again with --overwrite") -> Iterator[None]:
+    """Turn the errors of a damaged file into one that names it and says what to do.
 
     Raises:
         UserError: reading it fails.
@@ -207,7 +207,6 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
-        remedy = "delete it, or generate the replies again with --overwrite"
         raise UserError(f"{path} is damaged ({error!r:.300}): {remedy}") from error
 
 

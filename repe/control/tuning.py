@@ -103,7 +103,7 @@ class Tuner:
 
     def _read_trials(self) -> None:
         """Take over what an interrupted run has measured."""
-        with readable(self.path):
+        with readable(self.path, "delete it"):
             for _, line in numbered_lines(read_regular(self.path)):
                 row = json.loads(line)
                 if row["run"] == self.digest:
