@@ -10,7 +10,8 @@
 
 PYTHON ?= python3
 BIN = .venv/bin
-# Compiling every module takes longer than installing them; Python compiles those that are imported.
+# Compiling every module takes longer than installing them; Python compiles and keeps those that are imported.
+export PYTHONDONTWRITEBYTECODE =
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: demo demo-full demo-pocket demo-pocket-full demo-mix test lint stress bench
@@ -23,6 +24,7 @@ PIP = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 	$(PYTHON) -m venv .venv
 	$(PIP) -r requirements.txt
 	$(PIP) --no-deps --no-build-isolation -e .
+	@$(BIN)/python -c "import sklearn.linear_model, seaborn, torch, transformers"
 	@touch $@
 
 # The packages that contain the real models; without them the demo runs on the small models.

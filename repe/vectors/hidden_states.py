@@ -242,24 +242,25 @@ class Batches:
         ids = nn.utils.rnn.pad_sequence([torch.from_numpy(self.tokens[text]) for (text,) in rows], batch_first=True)
         mask = (torch.arange(-count, ids.shape[1]) < lengths[:, None]).long()
         inputs: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        return inputs | self.past(len(rows)), torch.arange(len(rows)) * ids.shape[1] + lengths - 1
+        if self.prefix:
+            inputs |= self.past(len(rows))
+        return inputs, torch.arange(len(rows)) * ids.shape[1] + lengths - 1
 
     def past(self, rows: int) -> dict[str, Any]:
         """The arguments with which rows continue from the prefix; read once, and not changed by passes that use it."""
         if not self.prefix:
             return {}
         if self.cache is None:
+            from transformers import DynamicCache  # takes seconds
+
             ids = torch.tensor([self.prefix], device=self.model.device)
-            options = {"attention_mask": torch.ones_like(ids), "past_key_values": self._empty_cache()}
+            # Of all tokens: the model's own kind may keep a window of them.
+            options = {"attention_mask": torch.ones_like(ids), "past_key_values": DynamicCache()}
             self.cache = self.model.trunk(input_ids=ids, use_cache=True, **options).past_key_values
         past = copied_cache(self.cache)
         for layer in past.layers:
             layer.keys, layer.values = (part.expand(rows, *part.shape[1:]) for part in (layer.keys, layer.values))
         return {"past_key_values": past, "use_cache": True}
-
-    def _empty_cache(self) -> Any:
-        """The cache to read the prefix into; None for the model's own kind."""
-        return None
 
 
 def copied_cache(cache: Any) -> Any:

@@ -117,11 +117,6 @@ class Packs(Batches):
         inputs = {"input_ids": ids.to(device), "position_ids": depths.to(device) + count, "attention_mask": mask}
         return inputs | self.past(len(rows)), last
 
-    def _empty_cache(self) -> Any:
-        from transformers import DynamicCache  # takes seconds
-
-        return DynamicCache()  # of all tokens: the model's own may keep a window of them
-
     def _tree(self, row: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The prefix tree of one row's texts.
 

@@ -10,12 +10,10 @@ import torch
 import transformers
 from conftest import Ended, build, byte_tokenizer, config, load, write_data
 from safetensors.torch import load_file, save_file
-from test_hidden_states import TEXTS
 
 from repe.errors import UserError
 from repe.models import hub
 from repe.models.source import ModelSource, load_model
-from repe.vectors.hidden_states import last_token_states
 
 
 def edit_config(folder: Path, **changes: object) -> None:
@@ -49,9 +47,9 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     model.save_pretrained(folder, max_shard_size="20KB")
     shards = sorted(folder.glob("model-*.safetensors"))
     assert len(shards) > 2
-    assert torch.equal(
-        last_token_states(load(folder), TEXTS), last_token_states(load(build(tmp_path / "o", "llama")), TEXTS)
-    )
+    # Weights, because states may differ by rounding: it depends on where in memory the weights are.
+    whole = load(build(tmp_path / "o", "llama")).trunk.state_dict()
+    torch.testing.assert_close(load(folder).trunk.state_dict(), whole, rtol=0, atol=0)
     shards[1].unlink()
     with pytest.raises(UserError, match=shards[1].name):
         load(folder)

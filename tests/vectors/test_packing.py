@@ -113,6 +113,18 @@ def test_a_row_is_the_prefix_tree_of_its_texts(rows: int, prefix: int, model_fol
         assert len({index for end in read_by.values() for index in seen[end].tolist()}) == len(nodes)
 
 
+def test_the_template_is_run_once_for_all_rows(model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows there are, the number of tokens is that of the distinct ones."""
+    model = load(model_folders["llama"], TEMPLATE)
+    texts = [
+        f"{question} {answer}" for question in ("Is it far?", "Who gives?", "Do you?") for answer in ("Yes.", "No.")
+    ]
+    monkeypatch.setitem(packing.ROW_TOKENS, "cpu", 30)
+    expected = last_token_states(model, texts, batch_size=1)
+    torch.testing.assert_close(last_token_states(model, texts), expected, rtol=1e-4, atol=1e-5)
+    assert tokens_run(model, texts) == distinct(tokenize(model, texts))
+
+
 def test_a_window_that_the_check_texts_do_not_reach_is_found(model_folders: dict[str, Path]) -> None:
     """The texts of a call that reach farther than any before are compared with single texts."""
     trunk = transformers.AutoModel.from_pretrained(model_folders["mistral"])
