@@ -33,7 +33,7 @@ SEEDS = (1,)  # of random weights
 
 
 class Size(NamedTuple):
-    """How much is run. Options without a language or concept stand for all of them."""
+    """How much is run, as options; without a concept or language, all of them."""
 
     chat: tuple[str, ...]
     """Concepts and languages of SmolLM2."""
@@ -50,7 +50,8 @@ class Size(NamedTuple):
 # Three concepts, because a text takes SmolLM2 ten times as long as the encoder.
 CHAT_CONCEPTS = ("--concept", "morality", "truthfulness", "harmfulness")
 QUICK = Size((*CHAT_CONCEPTS, "--lang", "en", "es"), (*CHAT_CONCEPTS, "--lang", "en"), ("--lang", "en", "sw"), 4, False)
-FULL = Size(*((*CHAT_CONCEPTS, "--lang", "en", "es", "fr"),) * 2, (), 12, True)
+CHAT_FULL = (*CHAT_CONCEPTS, "--lang", "en", "es", "fr")
+FULL = Size(CHAT_FULL, CHAT_FULL, (), 12, True)
 # The first prompts of the probe set: harmful and harmless ones, in each language.
 PROMPTS, PROMPT_LANGUAGES = f"{RESULTS}/prompts.jsonl", ("en", "es")
 CONTROL = (

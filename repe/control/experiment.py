@@ -179,8 +179,8 @@ class ControlExperiment:
         most = (batch_size or token_budget(model, decoding=True) // length) // len(batch.tokens)
         if most < 1 or decoding.temperature or decoding.num_beams > 1:
             most = 1
-        steered = [condition for condition in conditions if condition.baseline != "prompt"]
-        yield from (steered[start : start + most] for start in range(0, len(steered), most))
+        same_prompts = [condition for condition in conditions if condition.baseline != "prompt"]
+        yield from (same_prompts[start : start + most] for start in range(0, len(same_prompts), most))
         yield from ([condition] for condition in conditions if condition.baseline == "prompt")
 
     def _replies(
@@ -195,7 +195,7 @@ class ControlExperiment:
         steps = [self.activations(one, languages) if one.strength and not tokens else {} for one in conditions]
         # The seed depends on the prompts only, so that all conditions sample with the same random numbers.
         seed = zlib.crc32(" ".join(f"{prompt.lang}/{prompt.id}" for prompt in batch.prompts).encode())
-        found = steered_replies(model, batch, read, steps, self.settings, instructed=tokens, seed=seed)
+        found = steered_replies(model, batch, read, steps, self.settings, tokens=tokens, seed=seed)
         return [
             [
                 {
@@ -224,7 +224,7 @@ def steered_replies(
     steps: Sequence[Mapping[int, torch.Tensor]],
     settings: ControlSettings,
     *,
-    instructed: Sequence[Sequence[int]] | None = None,
+    tokens: Sequence[Sequence[int]] | None = None,
     seed: int = 0,
 ) -> list[list[tuple[list[int], float | None]]]:
     """Replies to a batch of prompts under several activations, in one pass.
@@ -233,25 +233,24 @@ def steered_replies(
         read: the prompts as the unsteered model has read them.
         steps: activations by layer number, (1 or prompts, hidden); empty for unsteered replies.
         settings: operator, scope and decoding.
-        instructed: token ids of the prompts with system instructions, to reply to in their place.
+        tokens: token ids of the prompts with system instructions, to reply to in their place.
         seed: of the batch, see `generate`.
 
     Returns:
         For each of `steps`, the token ids and the loss (see `reply_losses`) of each reply. Losses are without the
         instruction: replies of all conditions are compared as replies to the same prompts.
     """
-    tokens = instructed or batch.tokens
     # Each prompt is there once for each of the steps; those without one in a layer add zero.
     zero = torch.zeros(1, model.hidden_size)
     activations = {
-        layer: torch.stack([one.get(layer, zero).expand(len(tokens), -1) for one in steps], dim=1).flatten(0, 1)
+        layer: torch.stack([one.get(layer, zero).expand(len(batch.tokens), -1) for one in steps], dim=1).flatten(0, 1)
         for layer in sorted({layer for one in steps for layer in one})
     }
-    again, tokens = read.repeated(len(steps)), [ids for ids in tokens for _ in steps]
-    is_changed = instructed or (activations and settings.scope not in UNCHANGED_PROMPTS)
-    width = max(map(len, tokens))
+    again, repeated = read.repeated(len(steps)), [ids for ids in tokens or batch.tokens for _ in steps]
+    is_changed = tokens or (activations and settings.scope not in UNCHANGED_PROMPTS)
+    width = max(map(len, repeated))
     with steered(model.lm, model.blocks, activations, settings.operator, settings.scope, width):
-        replies = generate(model, tokens, settings.decoding, seed, None if is_changed else again)
+        replies = generate(model, repeated, settings.decoding, seed, None if is_changed else again)
     found = [*zip(replies, reply_losses(model, again, replies), strict=True)]
     return [found[number :: len(steps)] for number in range(len(steps))]
 

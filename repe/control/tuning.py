@@ -166,22 +166,14 @@ class Tuner:
                 self.rows.setdefault(key, {}).update(measures)
                 file.write(json.dumps({"run": self.digest, "key": key, "measures": measures}) + "\n")
 
-    def _steered(self, steps: Steps, batch: PromptBatch) -> Any:
-        settings = self.experiment.settings
-        width = max(map(len, batch.tokens))
-        return steered(self.model.lm, self.model.blocks, steps, settings.operator, settings.scope, width)
-
-    def _leaves_prompts(self, steps: Steps) -> bool:
-        """Whether no token of a prompt but its last one is steered."""
-        return not steps or self.experiment.settings.scope in UNCHANGED_PROMPTS
-
     def _distributions(self, steps: Steps) -> torch.Tensor:
         """Log probabilities of the next token after the harmless prompts, (prompts, vocabulary)."""
-        found = []
+        model, settings, found = self.model, self.experiment.settings, []
+        is_changed = steps and settings.scope not in UNCHANGED_PROMPTS
         for batch, read, tokens in self.harmless:
-            with self._steered(steps, batch):
-                kept = read if self._leaves_prompts(steps) else None
-                found.append(next_token_log_probabilities(self.model, tokens, kept))
+            width = max(map(len, batch.tokens))
+            with steered(model.lm, model.blocks, steps, settings.operator, settings.scope, width):
+                found.append(next_token_log_probabilities(model, tokens, None if is_changed else read))
         return torch.cat(found)
 
     def _read_harmless(self, prompts: Sequence[Prompt]) -> Iterator[tuple[PromptBatch, ReadPrompts, list[list[int]]]]:

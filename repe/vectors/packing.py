@@ -203,14 +203,13 @@ def confirmed(packs: Packs, states: torch.Tensor) -> bool:
 
     A model may attend to a window of tokens only, or count positions in the row where texts are long.
     """
-    model, count = packs.model, len(packs.prefix)
+    model, before = packs.model, len(packs.prefix)
     longest = max(range(len(packs.tokens)), key=lambda text: len(packs.tokens[text]))
-    reach = (count + len(packs.tokens[longest]), longest), packs.farthest
+    reach = (before + len(packs.tokens[longest]), longest), packs.farthest
     texts = [text for (count, text), known in zip(reach, model.verified, strict=True) if count > known]
     if texts:
-        single = read(
-            Batches(model, [[*packs.prefix, *packs.tokens[text].tolist()] for text in texts]), [""] * len(texts), 1
-        )
+        whole = Batches(model, [[*packs.prefix, *packs.tokens[text].tolist()] for text in texts])
+        single = read(whole, [""] * len(texts), 1)
         if not relative_difference(states[:, texts], single) <= ROUNDING[model.dtype]:
             model.layout = BATCHES
             return False
