@@ -94,10 +94,21 @@ def build(folder: Path, family: str, seed: int = 0, layers: int = LAYERS, **toke
 FAMILIES = ("llama", "qwen2", "bloom", "gpt_neox", "gpt2", "mistral", "qwen3", "gemma2", "gemma3", "bert")
 
 
+class ModelFolders(dict[str, Path]):
+    """Checkpoints by architecture, each built when it is first asked for."""
+
+    def __init__(self, parent: Path) -> None:
+        self.parent = parent
+
+    def __missing__(self, family: str) -> Path:
+        self[family] = build(self.parent / f"tiny-{family}", family)
+        return self[family]
+
+
 @pytest.fixture(scope="session")
 def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoints by architecture."""
-    return {family: build(tmp_path_factory.mktemp("models") / f"tiny-{family}", family) for family in FAMILIES}
+    return ModelFolders(tmp_path_factory.mktemp("models"))
 
 
 def load(folder: Path, template: str = "{input}", dtype: str = "float32", *, with_head: bool = False) -> Model:

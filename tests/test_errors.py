@@ -44,11 +44,20 @@ def refused_everywhere(script: Script, tmp_path: Path, options: list[object], *p
     assert snapshot(tmp_path / "res") == before
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the results of a finished run, of which tests get copies."""
+    return tmp_path_factory.mktemp("finished") / "res"
+
+
 @pytest.fixture
-def with_results(script: Script, common: list[object]) -> list[object]:
+def with_results(script: Script, common: list[object], finished: Path) -> list[object]:
     """Options of a finished run."""
-    for stage in STAGES:
-        assert script(stage, *common, "--concept", "morality", "--lang", "en", "fr").status == 0
+    *options, folder = common
+    if not finished.exists():
+        for stage in STAGES:
+            assert script(stage, *options, finished, "--concept", "morality", "--lang", "en", "fr").status == 0
+    shutil.copytree(finished, str(folder))
     return common
 
 

@@ -30,8 +30,8 @@ NINE = (
     [
         # The toxicity of the first is where signs of -1 are; the other two concepts have texts before their sides.
         ("llama2-chat", "7B", "toxicity", LANGUAGES),
-        ("qwen-chat", "1B8", "truthfulness", LANGUAGES[::2]),
-        ("bloomz", "560M", "deontology", LANGUAGES[1::2]),
+        ("qwen-chat", "1B8", "truthfulness", LANGUAGES[::4]),
+        ("bloomz", "560M", "deontology", LANGUAGES[1::4]),
     ],
 )
 def test_a_run_agrees_with_the_released_run(

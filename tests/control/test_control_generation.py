@@ -1,6 +1,7 @@
 """control_generation.py: its output files and their order, resuming, and the inputs it rejects."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def control(script: Run, home: Path, tmp_path: Path) -> Run:
     """Run the script on the tiny model, its vectors collected, results in a folder of the test's own."""
-    shared = ("--model-path", home / "tiny", "--res-dir", tmp_path / "res")
-    assert script("collect_vector", *shared, "--data-dir", home / "data").status == 0
+    model = ("--model-path", home / "tiny", "--res-dir")
+    if not (home / "res").exists():
+        assert script("collect_vector", *model, home / "res", "--data-dir", home / "data").status == 0
+    shutil.copytree(home / "res", tmp_path / "res")
+    shared = (*model, tmp_path / "res", "--prompts", home / "prompts.jsonl", "--layers", "1,2")
 
     def run(*options: object, source: str = "en") -> Any:
-        usual = ("--prompts", home / "prompts.jsonl", "--layers", "1,2", "--max-new-tokens", "5", "--random-draws", "2")
-        return script("control_generation", *shared, *usual, "--strength=-2,0,2", "--source-lang", source, *options)
+        usual = ("--max-new-tokens", "5", "--random-draws", "2", "--strength=-2,0,2", "--source-lang", source)
+        return script("control_generation", *shared, *usual, *options)
 
     return run
 
