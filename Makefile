@@ -24,7 +24,7 @@ PIP = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 	$(PYTHON) -m venv .venv
 	$(PIP) -r requirements.txt
 	$(PIP) --no-deps --no-build-isolation -e .
-	@$(BIN)/python -c "import sklearn.linear_model, seaborn, torch, transformers"
+	@$(BIN)/python -c "import sklearn.linear_model, seaborn, torch, transformers.modeling_utils"
 	@touch $@
 
 # The packages that contain the real models; without them the demo runs on the small models.

@@ -333,8 +333,7 @@ def drawn_texts(figure, monkeypatch):
     [
         (OWN[:1], LANGUAGES[:2]),
         (OWN[:2], LANGUAGES[:4]),
-        (OWN[:5], [f"{language}-Latn" for language in LANGUAGES[:12]]),
-        (OWN, LANGUAGES),
+        (OWN, [f"{language}-Latn" for language in LANGUAGES]),
     ],
     ids=lambda value: str(len(value)),
 )
