@@ -4,10 +4,11 @@
 * multilingual-e5-small, an encoder for about 100 languages: stages 1 to 4, seven concepts in sixteen languages;
 * SmolLM2-135M-Instruct, a chat model that reads mostly English: stages 1 to 5, three concepts in English and Spanish.
 
-Both also run with random weights (`--untrained`), as a floor of accuracy, in a few of these languages. With --full they
-do so in all, SmolLM2 also reads French, there are more prompts, and the encoder's vectors are tried with damaged text
-and after learned maps: these are the results in demo/README.md. The text is the probe set in demo/probes, split by
-item, so that no item is both trained on and tested. Results go to demo/res; existing results are kept.
+Both also run with random weights (`--untrained`), as a floor of accuracy, in a few of these languages. With --full both
+models and their floors have all concepts and languages, there are more prompts, and the encoder's vectors are tried
+with damaged text and after learned maps: these are the results in demo/README.md. The text is the probe set in
+demo/probes, split by item, so that no item is both trained on and tested. Results go to demo/res; existing results are
+kept.
 """
 
 import argparse
@@ -50,8 +51,7 @@ class Size(NamedTuple):
 # Three concepts, because a text takes SmolLM2 ten times as long as the encoder.
 CHAT_CONCEPTS = ("--concept", "morality", "truthfulness", "harmfulness")
 QUICK = Size((*CHAT_CONCEPTS, "--lang", "en", "es"), (*CHAT_CONCEPTS, "--lang", "en"), ("--lang", "en", "sw"), 4, False)
-CHAT_FULL = (*CHAT_CONCEPTS, "--lang", "en", "es", "fr")
-FULL = Size(CHAT_FULL, CHAT_FULL, (), 12, True)
+FULL = Size((), (), (), 12, True)
 # The first prompts of the probe set: harmful and harmless ones, in each language.
 PROMPTS, PROMPT_LANGUAGES = f"{RESULTS}/prompts.jsonl", ("en", "es")
 CONTROL = (
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="random weights in all languages, SmolLM2 also in French, 48 prompts, damaged text and learned maps",
+        help="both models with all concepts and languages, 48 prompts, damaged text and learned maps",
     )
     size = FULL if parser.parse_args().full else QUICK
     for name in CONVERTERS:
@@ -145,8 +145,8 @@ def main() -> None:
             partial(recognize, ENCODER, "--concept", *CONCEPTS[:4], *STATES),
             partial(control, size),
             partial(recognize, ENCODER, "--concept", *CONCEPTS[4:], *STATES),
-            partial(floors, ENCODER, *size.encoder_floor, *kept),
             partial(floors, CHAT, *size.chat_floor, *kept),
+            partial(floors, ENCODER, *size.encoder_floor, *kept),
         ]
     )
     # The two models know different languages, so each has figures and tables of its own.

@@ -36,6 +36,8 @@ SOURCES = {
     "encoder_noise.csv": "cross_model_folds/noise.csv",
     "encoder_learned.csv": "cross_model_folds/transfer_learned.csv",
     "chat_floors.csv": "cross_model_chat/floors.csv",
+    "chat_intervals.csv": "cross_model_chat/recognition_intervals.csv",
+    "chat_table1.csv": "cross_model_chat/table1_linguistic_correlation.csv",
     "chat_traits.csv": "cross_model_chat/traits.csv",
     "chat_control.csv": "SmolLM2-135M-Instruct-item/harmfulness/control/en/control.csv",
     "encoder_similarity.png": "cross_model/figure7_similarity_all.png",
@@ -50,11 +52,11 @@ def read(name: str | Path) -> pd.DataFrame:
     return pd.read_csv(TABLES / name, keep_default_na=False, na_values=[""])
 
 
-def recognition() -> str:
-    """The encoder's accuracy by language, mean over concepts, beside its floors."""
+def recognition(model: str = "encoder") -> str:
+    """A model's accuracy by language, mean over concepts, beside its floors."""
     floors = ["null_mean", "untrained", "text"]
-    means = read("encoder_floors.csv").groupby("language", sort=False)[floors].mean()
-    found = read("encoder_intervals.csv").query("concept == @ALL and language != @ALL")
+    means = read(f"{model}_floors.csv").groupby("language", sort=False)[floors].mean()
+    found = read(f"{model}_intervals.csv").query("concept == @ALL and language != @ALL")
     rows = [
         (
             row.language,
@@ -101,21 +103,18 @@ def nearest() -> str:
     return markdown(["language", *heads], rows)
 
 
-def linguistic() -> str:
+def linguistic(model: str = "encoder") -> str:
     """Table 1: correlation of similarity with linguistic similarity, over pairs of languages."""
-    table = read("encoder_table1.csv")
-    trained, untrained = (table[table["model"] == model].set_index("distance") for model in table["model"].unique()[:2])
-    rows = [
-        (
-            distance,
-            cell(row.direct),
-            p_value(row.direct_p),
-            p_value(row.direct_p_holm),
-            cell(untrained.direct[distance]),
-        )
-        for distance, row in trained.iterrows()
-    ]
-    return markdown(["distance", "r", "p", "p (Holm)", "r, untrained"], rows)
+    table = read(f"{model}_table1.csv")
+    trained, untrained = (table[table["model"] == one].set_index("distance") for one in table["model"].unique()[:2])
+    kinds = ("direct", "split")
+    rows = []
+    for distance in trained.index:
+        found = [(one.loc[distance], kind) for kind in kinds for one in (trained, untrained)]
+        cells = [text for row, kind in found for text in (cell(row[kind]), p_value(row[f"{kind}_p_holm"]))]
+        rows.append((distance, *cells))
+    heads = [name for kind in kinds for name in (kind, "p (Holm)", f"{kind}, untrained", "p (Holm)")]
+    return markdown(["distance", *heads], rows)
 
 
 def transfer() -> str:
@@ -170,11 +169,15 @@ def learned() -> str:
 
 
 def chat() -> str:
-    """SmolLM2's accuracy by concept and language, beside its floors."""
+    """SmolLM2's accuracy by language, mean over concepts, beside its floors."""
+    return recognition("chat")
+
+
+def chat_english() -> str:
+    """SmolLM2's accuracy in English by concept, beside its floors."""
     rows = [
         (
             row.concept,
-            row.language,
             cell(row.accuracy),
             interval(row.low, row.high),
             cell(row.null_mean),
@@ -182,10 +185,15 @@ def chat() -> str:
             cell(row.text),
             p_value(row.p_margin_holm),
         )
-        for row in read("chat_floors.csv").itertuples()
+        for row in read("chat_floors.csv").query("language == 'en'").itertuples()
     ]
-    names = ["concept", "language", "accuracy", "95 %", "swapped labels", "untrained", "text", "p (Holm)"]
+    names = ["concept", "accuracy", "95 %", "swapped labels", "untrained", "text", "p (Holm)"]
     return markdown(names, rows)
+
+
+def chat_linguistic() -> str:
+    """Table 1 of SmolLM2."""
+    return linguistic("chat")
 
 
 def control() -> str:
@@ -261,7 +269,7 @@ def pocket_languages() -> str:
 
 
 _TRANSFER = (transfer, noise, noise_by_language, learned)
-_CHAT = (chat, control, questions)
+_CHAT = (chat, chat_english, chat_linguistic, control, questions)
 _OTHER_PAGES = (encoder_cells, chat_cells, pocket_models, pocket_languages)
 _ALL = (recognition, by_concept, nearest, linguistic, *_TRANSFER, *_CHAT, *_OTHER_PAGES)
 BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _ALL}
