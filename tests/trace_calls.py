@@ -62,6 +62,9 @@ def count() -> CallCounter:
         sys.path.insert(0, str(ROOT))
         for library in LIBRARIES:
             import_module(library)
+        # What the package remembers of earlier calls would be missing in the count.
+        for name in [name for name in sys.modules if name.partition(".")[0] == "repe"]:
+            del sys.modules[name]
         sys.setprofile(counter)
         try:
             runpy.run_path(str(ROOT / "collect_vector.py"), run_name="__main__")
