@@ -1,5 +1,5 @@
 # make demo       run all stages on two real models, on a CPU
-# make demo-full  the same with random weights in all languages, for the tables of demo/README.md
+# make demo-full  the same on all concepts and languages, with random weights too, for the tables of demo/README.md
 # make demo-pocket, demo-pocket-full  run all stages on three, or all nine, small models that are part of the repository
 # make demo-mix   train models on other mixes of languages and compare them (an hour and a half)
 # make test       run all tests

@@ -91,28 +91,26 @@ def nearest() -> str:
     """The two languages whose vectors are most similar to a language's, beside random weights and ceilings."""
     rows = []
     table = read("encoder_similarity.csv").query("source != target")
-    trained, untrained = (table[table["model"] == model] for model in table["model"].unique()[:2])
+    trained, untrained = twins(table)
     floor = untrained.groupby("source")["similarity"].max()
-    limits = read("encoder_ceilings.csv").query("source != target")
-    limits = limits[limits["model"] == trained["model"].iloc[0]].groupby("source")[["split_half_source", "corrected"]]
+    ceilings, _ = twins(read("encoder_ceilings.csv").query("source != target"))
+    limits = ceilings.groupby("source")[["split_half_source", "corrected"]].median()
     for language, others in trained.groupby("source", sort=False):
         first, second, *_, last = others.sort_values("similarity", ascending=False).itertuples()
         named = [f"{one.target} {cell(one.similarity)}" for one in (first, second, last)]
-        rows.append((language, *named, cell(floor[language]), *map(cell, limits.median().loc[language])))
+        rows.append((language, *named, cell(floor[language]), *map(cell, limits.loc[language])))
     heads = ["nearest", "second", "farthest", "nearest, untrained", "two halves", "corrected"]
     return markdown(["language", *heads], rows)
 
 
 def linguistic(model: str = "encoder") -> str:
     """Table 1: correlation of similarity with linguistic similarity, over pairs of languages."""
-    table = read(f"{model}_table1.csv")
-    trained, untrained = (table[table["model"] == one].set_index("distance") for one in table["model"].unique()[:2])
+    trained, untrained = (table.set_index("distance") for table in twins(read(f"{model}_table1.csv")))
     kinds = ("direct", "split")
     rows = []
     for distance in trained.index:
         found = [(one.loc[distance], kind) for kind in kinds for one in (trained, untrained)]
-        cells = [text for row, kind in found for text in (cell(row[kind]), p_value(row[f"{kind}_p_holm"]))]
-        rows.append((distance, *cells))
+        rows.append((distance, *(text for row, kind in found for text in correlation(row, kind))))
     heads = [name for kind in kinds for name in (kind, "p (Holm)", f"{kind}, untrained", "p (Holm)")]
     return markdown(["distance", *heads], rows)
 
@@ -273,6 +271,17 @@ _CHAT = (chat, chat_english, chat_linguistic, control, questions)
 _OTHER_PAGES = (encoder_cells, chat_cells, pocket_models, pocket_languages)
 _ALL = (recognition, by_concept, nearest, linguistic, *_TRANSFER, *_CHAT, *_OTHER_PAGES)
 BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _ALL}
+
+
+def twins(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of a model and those of its twin with random weights, which follow."""
+    trained, untrained = (table[table["model"] == model] for model in table["model"].unique())
+    return trained, untrained
+
+
+def correlation(row: Any, kind: str) -> tuple[str, str]:
+    """A correlation of Table 1 with its corrected p-value."""
+    return cell(row[kind]), p_value(row[f"{kind}_p_holm"])
 
 
 def cell(value: float) -> str:

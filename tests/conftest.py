@@ -111,6 +111,12 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return ModelFolders(tmp_path_factory.mktemp("models"))
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the results of a finished run, of which tests get copies."""
+    return tmp_path_factory.mktemp("finished") / "res"
+
+
 def load(folder: Path, template: str = "{input}", dtype: str = "float32", *, with_head: bool = False) -> Model:
     """The model in `folder` as the scripts load it, on the CPU."""
     source = ModelSource(folder.name, str(folder), template_text=template, device_name="cpu", dtype_name=dtype)

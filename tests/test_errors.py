@@ -44,12 +44,6 @@ def refused_everywhere(script: Script, tmp_path: Path, options: list[object], *p
     assert snapshot(tmp_path / "res") == before
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the results of a finished run, of which tests get copies."""
-    return tmp_path_factory.mktemp("finished") / "res"
-
-
 @pytest.fixture
 def with_results(script: Script, common: list[object], finished: Path) -> list[object]:
     """Options of a finished run."""

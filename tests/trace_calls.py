@@ -54,7 +54,7 @@ class CallCounter:
 
 
 def count() -> CallCounter:
-    """The counter of one run of stage 1, one language of one concept."""
+    """The counter of one run of stage 1, one language of one concept. This process forgets the package before it."""
     counter = CallCounter(ROOT / "repe", "direction")
     with tempfile.TemporaryDirectory() as results:
         options = ["--model-path", str(DEMO / "models/pocket-bloom-S"), "--data-dir", str(DEMO / "data")]

@@ -42,12 +42,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def control(script: Run, home: Path, tmp_path: Path) -> Run:
+def control(script: Run, home: Path, finished: Path, tmp_path: Path) -> Run:
     """Run the script on the tiny model, its vectors collected, results in a folder of the test's own."""
     model = ("--model-path", home / "tiny", "--res-dir")
-    if not (home / "res").exists():
-        assert script("collect_vector", *model, home / "res", "--data-dir", home / "data").status == 0
-    shutil.copytree(home / "res", tmp_path / "res")
+    if not finished.exists():
+        assert script("collect_vector", *model, finished, "--data-dir", home / "data").status == 0
+    shutil.copytree(finished, tmp_path / "res")
     shared = (*model, tmp_path / "res", "--prompts", home / "prompts.jsonl", "--layers", "1,2")
 
     def run(*options: object, source: str = "en") -> Any:

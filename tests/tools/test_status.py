@@ -20,12 +20,6 @@ def options(tmp_path: Path, data_dir: Path, model_folders: dict[str, Path]) -> l
     return ["--model-path", model_folders["llama"], "--data-dir", data_dir, "--res-dir", tmp_path / "res"]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the results of a finished run, of which tests get copies."""
-    return tmp_path_factory.mktemp("finished") / "res"
-
-
 @pytest.fixture
 def results(script: Script, options: list[object], tmp_path: Path, finished: Path) -> Path:
     """Two concepts in two languages."""
