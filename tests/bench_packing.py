@@ -11,7 +11,6 @@ TruthfulQA: a question of 8 to 20 words and two answers of 4 to 16.
 """
 
 import random
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +37,8 @@ GOALS = {
 }
 # As repeng does by default; steering-vectors and the plain loop get the same.
 PEER_BATCH = 32
+# Passes of 512 tokens, about as many tokens as the texts have.
+FULL_BATCHES = 4
 
 
 def bench_packing(path: str | None = None) -> list[Row]:
@@ -89,23 +90,25 @@ def rows_of(model: Model, pairs: Sequence[Pair], name: str, goals: Mapping[str, 
     texts = [text for pair in pairs for text in (pair.pos, pair.neg)]
     tokens = tokenize(model, texts)
     rendered = [model.template.render(text) for text in texts]
+    distinct = len({tuple(ids[:end]) for ids in tokens for end in range(1, len(ids) + 1)})
     ways: dict[str, Callable[[], object]] = {
         "extraction": lambda: last_token_states(model, texts),
         "bare trunk": lambda: bare_trunk(model, tokens),
-        "full batches": lambda: full_batches(model, 512),
+        "full batches": lambda: full_batches(model),
         "plain loop": lambda: plain_loop(model, rendered),
         **peers(model, rendered),
     }
-    took = processor_times(ways)
-    ours, bare = took.pop("extraction"), took.pop("bare trunk")
-    distinct = len({tuple(ids[:end]) for ids in tokens for end in range(1, len(ids) + 1)})
-    limit = distinct * took.pop("full batches") / 512
-    count = f"{sum(map(len, tokens))} tokens, {distinct} distinct"
-    found = {
-        "bare trunk": f"{ours:.2f} s / {bare:.2f} s = {ours / bare:.2f}",
-        "limit": f"{ours:.2f} s / {limit:.2f} s = {ours / limit:.2f} ({count})",
-        **{peer: f"{time:.2f} s / {ours:.2f} s = {time / ours:.2f}" for peer, time in took.items()},
-    }
+    times = processor_times(ways)
+    ours = times.pop("extraction")
+    # The time of as many tokens as are distinct.
+    times["limit"] = times.pop("full batches") * distinct / (FULL_BATCHES * 512)
+    count = {"limit": f" ({sum(map(len, tokens))} tokens, {distinct} distinct)"}
+    found = {}
+    for way, theirs in times.items():
+        above, below = (ours, theirs) if way in ("bare trunk", "limit") else (theirs, ours)
+        # Of each turn, because the machine's speed changes from one to the next.
+        ratio = np.median(above / below)
+        found[way] = f"{np.median(above):.2f} s / {np.median(below):.2f} s, {ratio:.2f}{count.get(way, '')}"
     names = {"bare trunk": "extraction / bare trunk", "limit": "extraction / limit"}
     return [
         (f"{name}: {names.get(way, f'{way} / extraction')}", result, (goals or {}).get(way, ""))
@@ -113,22 +116,25 @@ def rows_of(model: Model, pairs: Sequence[Pair], name: str, goals: Mapping[str, 
     ]
 
 
-def processor_times(ways: Mapping[str, Callable[[], object]], turns: int = 3) -> dict[str, float]:
-    """Median seconds of processor time of each way, measured in turn."""
+def processor_times(ways: Mapping[str, Callable[[], object]], turns: int = 5) -> dict[str, np.ndarray]:
+    """Seconds of processor time of each way in each turn, (turns,)."""
     times: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way()  # the first call loads what later ones find
     for _ in range(turns):
         for name, way in ways.items():
             start = time.process_time()
             way()
             times[name].append(time.process_time() - start)
-    return {name: statistics.median(each) for name, each in times.items()}
+    return {name: np.array(each) for name, each in times.items()}
 
 
 @torch.inference_mode()
-def full_batches(model: Model, tokens: int, length: int = 64) -> None:
+def full_batches(model: Model, tokens: int = 512, length: int = 64) -> None:
     """The trunk's best rate: rows of equal length without padding."""
-    ids = torch.randint(3, 200, (tokens // length, length))
-    model.trunk(input_ids=ids, use_cache=False)
+    for _ in range(FULL_BATCHES):
+        ids = torch.randint(3, 200, (tokens // length, length))
+        model.trunk(input_ids=ids, use_cache=False)
 
 
 @torch.inference_mode()

@@ -29,7 +29,7 @@ NINE = (
     ("name", "size", "concept", "languages"),
     [
         # The toxicity of the first is where signs of -1 are; the other two concepts have texts before their sides.
-        ("llama2-chat", "7B", "toxicity", LANGUAGES),
+        ("llama2-chat", "7B", "toxicity", LANGUAGES[::2]),
         ("qwen-chat", "1B8", "truthfulness", LANGUAGES[::4]),
         ("bloomz", "560M", "deontology", LANGUAGES[1::4]),
     ],
@@ -96,6 +96,7 @@ def test_the_readmes_cross_model_commands_agree_with_the_released_analyses(
         assert {path.suffix for path in tmp_path.glob(f"{name}.*")} == {".png", ".pdf"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_analyses_agree_with_the_released_ones_on_the_committed_subset(script: Script, tmp_path: Path) -> None:
     """The same as above for one model, whose numbers are part of the repository."""
     numbers = golden_subset.vectors(), golden_subset.accuracies()
