@@ -94,14 +94,13 @@ def rows_of(model: Model, pairs: Sequence[Pair], name: str, goals: Mapping[str, 
     ways: dict[str, Callable[[], object]] = {
         "extraction": lambda: last_token_states(model, texts),
         "bare trunk": lambda: bare_trunk(model, tokens),
-        "full batches": lambda: full_batches(model),
+        "limit": lambda: full_batches(model),
         "plain loop": lambda: plain_loop(model, rendered),
         **peers(model, rendered),
     }
     times = processor_times(ways)
     ours = times.pop("extraction")
-    # The time of as many tokens as are distinct.
-    times["limit"] = times.pop("full batches") * distinct / (FULL_BATCHES * 512)
+    times["limit"] *= distinct / (FULL_BATCHES * 512)
     count = {"limit": f" ({sum(map(len, tokens))} tokens, {distinct} distinct)"}
     found = {}
     for way, theirs in times.items():
