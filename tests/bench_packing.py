@@ -115,7 +115,7 @@ def rows_of(model: Model, pairs: Sequence[Pair], name: str, goals: Mapping[str, 
     ]
 
 
-def processor_times(ways: Mapping[str, Callable[[], object]], turns: int = 5) -> dict[str, np.ndarray]:
+def processor_times(ways: Mapping[str, Callable[[], object]], turns: int = 3) -> dict[str, np.ndarray]:
     """Seconds of processor time of each way in each turn, (turns,)."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
