@@ -10,6 +10,7 @@ PAIRS.json: a file in the MVALUE layout, of a concept with questions. Without it
 TruthfulQA: a question of 8 to 20 words and two answers of 4 to 16.
 """
 
+import math
 import random
 import sys
 import time
@@ -37,8 +38,8 @@ GOALS = {
 }
 # As repeng does by default; steering-vectors and the plain loop get the same.
 PEER_BATCH = 32
-# Passes of 512 tokens, about as many tokens as the texts have.
-FULL_BATCHES = 4
+# Passes, rows and tokens a row without padding: about as many tokens as the texts have.
+FULL_BATCHES = (4, 8, 64)
 
 
 def bench_packing(path: str | None = None) -> list[Row]:
@@ -98,9 +99,10 @@ def rows_of(model: Model, pairs: Sequence[Pair], name: str, goals: Mapping[str, 
         "plain loop": lambda: plain_loop(model, rendered),
         **peers(model, rendered),
     }
+    ways["extraction"]()  # finds how the model can be read
     times = processor_times(ways)
     ours = times.pop("extraction")
-    times["limit"] *= distinct / (FULL_BATCHES * 512)
+    times["limit"] *= distinct / math.prod(FULL_BATCHES)
     count = {"limit": f" ({sum(map(len, tokens))} tokens, {distinct} distinct)"}
     found = {}
     for way, theirs in times.items():
@@ -118,8 +120,6 @@ def rows_of(model: Model, pairs: Sequence[Pair], name: str, goals: Mapping[str, 
 def processor_times(ways: Mapping[str, Callable[[], object]], turns: int = 3) -> dict[str, np.ndarray]:
     """Seconds of processor time of each way in each turn, (turns,)."""
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        way()  # the first call loads what later ones find
     for _ in range(turns):
         for name, way in ways.items():
             start = time.process_time()
@@ -129,11 +129,11 @@ def processor_times(ways: Mapping[str, Callable[[], object]], turns: int = 3) ->
 
 
 @torch.inference_mode()
-def full_batches(model: Model, tokens: int = 512, length: int = 64) -> None:
+def full_batches(model: Model) -> None:
     """The trunk's best rate: rows of equal length without padding."""
-    for _ in range(FULL_BATCHES):
-        ids = torch.randint(3, 200, (tokens // length, length))
-        model.trunk(input_ids=ids, use_cache=False)
+    passes, rows, length = FULL_BATCHES
+    for _ in range(passes):
+        model.trunk(input_ids=torch.randint(3, 200, (rows, length)), use_cache=False)
 
 
 @torch.inference_mode()
